@@ -1,0 +1,145 @@
+// Machine: one virtual machine, whatever runs it. Everything above host/machine is the same for all kinds.
+//
+// Life: create -> start -> (pause -> resume)* -> stop. A Machine belongs to one event loop (boost::asio::io_context);
+// all calls and all callbacks are on the thread that runs the loop, except where a function says otherwise. Destroying a
+// Machine stops it and leaves nothing behind: no process, no file, no descriptor.
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/error.h"
+#include "common/unique_fd.h"
+#include "host/machine/frame_link.h"
+
+namespace ktstr {
+
+// CPU topology asked for: CPUs = llcs * cores_per_llc * threads_per_core; llcs counts all nodes together.
+struct CpuTopology {
+  std::uint32_t numa_nodes = 1;
+  std::uint32_t llcs = 1;
+  std::uint32_t cores_per_llc = 1;
+  std::uint32_t threads_per_core = 1;
+  std::uint32_t cpus() const { return llcs * cores_per_llc * threads_per_core; }
+};
+
+// What a machine boots.
+struct BootSpec {
+  // The kernel: an ELF payload that is entered directly, or a bzImage that runs its own decompressor (needed for KASLR).
+  // A read-only descriptor; the machine does not keep the path.
+  UniqueFd kernel;
+  bool kernel_is_elf = false;
+  // Initial RAM file system; a sealed memfd.
+  UniqueFd initramfs;
+  std::uint64_t initramfs_size = 0;
+  // Kernel command line without what the machine itself adds (Machine::own_kernel_arguments).
+  std::string command_line;
+  std::uint64_t memory_bytes = 0;
+  CpuTopology topology;
+};
+
+// A range of guest-physical addresses backed by RAM.
+struct RamRegion {
+  std::uint64_t gpa = 0;           // first guest-physical address
+  std::span<std::byte> host;       // where it is mapped in this process; valid until Machine::stop
+};
+
+// General registers of one vCPU, valid while paused.
+struct VcpuRegisters {
+  std::uint64_t rax = 0, rbx = 0, rcx = 0, rdx = 0, rsi = 0, rdi = 0, rbp = 0, rsp = 0;
+  std::uint64_t r8 = 0, r9 = 0, r10 = 0, r11 = 0, r12 = 0, r13 = 0, r14 = 0, r15 = 0;
+  std::uint64_t rip = 0, rflags = 0;
+  std::uint64_t cr0 = 0, cr2 = 0, cr3 = 0, cr4 = 0, efer = 0;
+  std::uint64_t fs_base = 0, gs_base = 0, kernel_gs_base = 0;
+  std::uint64_t idt_base = 0, gdt_base = 0;
+  std::uint32_t idt_limit = 0, gdt_limit = 0;
+  std::uint16_t cs = 0, ss = 0;
+  bool halted = false;
+};
+
+// Something the machine did by itself.
+struct MachineEvent {
+  enum class Kind {
+    kPoweredOff,    // the guest switched itself off; the machine has ended
+    kReset,         // the guest rebooted (with panic=-1 also after a panic); the machine has ended
+    kPaused,        // stopped although nobody asked; only resume or stop make sense now
+    kDied,          // the emulator or a vCPU failed; `detail` has its last words
+  };
+  Kind kind = Kind::kDied;
+  std::string detail;
+};
+
+// Which console bytes came from.
+enum class ConsolePort {
+  kSerial,  // ttyS0: the kernel's console from the first message
+  kHvc,     // hvc0: PID 1's terminal, up once virtio_console is there
+};
+
+// How long each vCPU took to stop.
+struct PauseReport {
+  std::chrono::nanoseconds rendezvous{};
+  // vCPUs that were not parked when the time limit ended; empty when all were.
+  std::vector<std::uint32_t> missing;
+};
+
+class Machine {
+ public:
+  using ConsoleReceiver = std::function<void(ConsolePort, std::span<const std::byte>)>;
+  using EventReceiver = std::function<void(const MachineEvent&)>;
+
+  virtual ~Machine() = default;
+
+  // "tcg" or "kvm".
+  virtual std::string_view kind() const = 0;
+  // Kernel arguments that this machine needs or profits from, each with the reason; shown by --explain and undone by a
+  // later argument of --append.
+  struct KernelArgument {
+    std::string text;
+    std::string reason;
+  };
+  virtual std::vector<KernelArgument> own_kernel_arguments() const = 0;
+  // Kernel modules (by module name) that the guest needs to talk to this machine's devices, where they are not built in.
+  virtual std::vector<std::string> needed_modules() const = 0;
+  // Emulator path, version and full command line as the result records them; empty for kvm.
+  struct Emulator {
+    std::string path;
+    std::string version;
+    std::vector<std::string> argv;
+  };
+  virtual Emulator emulator() const = 0;
+  // Things the user should know about this machine, e.g. "QEMU 7.2: one thread for all vCPUs".
+  virtual std::vector<std::string> warnings() const = 0;
+
+  virtual void set_console_receiver(ConsoleReceiver receiver) = 0;
+  virtual void set_event_receiver(EventReceiver receiver) = 0;
+  virtual FrameLink& frames() = 0;
+
+  // Starts the guest. Errors: kHost (cannot start, not enough memory), kUsage (the image cannot be loaded).
+  virtual Expected<void> start() = 0;
+  // Stops every vCPU and waits until all are parked, at most `limit` of host time.
+  virtual Expected<PauseReport> pause(std::chrono::nanoseconds limit) = 0;
+  virtual Expected<void> resume() = 0;
+  // Ends the guest at once. Idempotent.
+  virtual void stop() = 0;
+
+  // Guest RAM, ascending by address. Valid from start to stop.
+  virtual std::vector<RamRegion> ram() const = 0;
+  // Registers of vCPU `cpu` of a paused machine.
+  virtual Expected<VcpuRegisters> registers(std::uint32_t cpu) = 0;
+
+  // Host time the vCPUs have used, and host time they were runnable but had to wait for a host CPU (the largest over the
+  // vCPUs), since start. A guard that subtracts the latter does not fail runs on an overloaded host.
+  struct VcpuTime {
+    std::chrono::nanoseconds used{};
+    std::chrono::nanoseconds waited{};
+  };
+  virtual VcpuTime vcpu_time() const = 0;
+};
+
+}  // namespace ktstr
