@@ -1,9 +1,10 @@
-// Errors are values. A function that can fail returns Expected<T>; the Error says what went wrong in words a user can
-// act on, which exit code it deserves, and, where a system call was involved, its errno.
+// Errors are values. A function that can fail returns Expected<T>; the Error says what went wrong in words a
+// user can act on, which exit code it deserves, and, where a system call was involved, its errno.
 //
-// Context is chained from the inside out: the innermost call makes the Error, every caller that knows more says what it
-// was doing with `while_doing`. Rendered on one line: "cannot open '/x': No such file or directory (while packing the
-// initramfs)". Guest-memory faults are not Errors (host/memory has its own type).
+// Context is chained from the inside out: the innermost call makes the Error, every caller that knows more
+// says what it was doing with `while_doing`. Rendered on one line: "cannot open '/x': No such file or
+// directory (while packing the initramfs)". Guest-memory faults are not Errors (host/memory has its own
+// type).
 #pragma once
 
 #include <expected>
@@ -14,8 +15,8 @@
 
 namespace ktstr {
 
-// Why a run cannot go on; the numbers are the process's exit codes (docs/exit-codes.md). `proto/result.proto` has the
-// same list as Verdict.
+// Why a run cannot go on; the numbers are the process's exit codes (docs/exit-codes.md). `proto/result.proto`
+// has the same list as Verdict.
 enum class ErrorCode {
   kUsage = 2,          // wrong usage, bad scenario file, missing input
   kKernelPanic = 3,    // guest kernel panic or oops
@@ -40,10 +41,12 @@ class Error {
   int errno_value() const { return errno_; }
   // The innermost message, without context.
   const std::string& message() const { return message_; }
-  // One line a person can act on, or several lines of detail (verifier output, a compiler-like excerpt); may be empty.
+  // One line a person can act on, or several lines of detail (verifier output, a compiler-like excerpt); may
+  // be empty.
   const std::string& detail() const { return detail_; }
 
-  // Adds context: "while <what>". Returns *this for `return std::unexpected(std::move(error).while_doing(...))`.
+  // Adds context: "while <what>". Returns *this for `return
+  // std::unexpected(std::move(error).while_doing(...))`.
   Error&& while_doing(std::string what) &&;
   // Attaches multi-line detail, shown below the message.
   Error&& with_detail(std::string detail) &&;

@@ -23,9 +23,11 @@ class [[nodiscard]] Mapping {
   Mapping& operator=(const Mapping&) = delete;
   ~Mapping() { reset(); }
 
-  // Maps `size` bytes of `fd` from `offset` on. `prot` and `flags` as in mmap(2). size 0 gives an empty Mapping.
+  // Maps `size` bytes of `fd` from `offset` on. `prot` and `flags` as in mmap(2). size 0 gives an empty
+  // Mapping.
   static Expected<Mapping> map(int fd, std::size_t size, int prot, int flags, off_t offset = 0);
-  // Maps a whole regular file read-only and private. Error kUsage when it cannot be opened or is no regular file.
+  // Maps a whole regular file read-only and private. Error kUsage when it cannot be opened or is no regular
+  // file.
   static Expected<Mapping> map_file(const char* path);
 
   std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(address_), size_}; }
