@@ -1,0 +1,79 @@
+// ImageCache: unpacked kernels, kept so that the second run with the same bzImage does not unpack it again.
+//
+// Unpacking costs 80 ms (lz4), 140 ms (zstd) to 1.4 s (bzip2) of processor time, verifying an entry 10 ms. An
+// entry is one file, <folder>/<key>.elf, where key is the XXH3-128 of the whole bzImage: the unpacked kernel,
+// then a trailer of 32 bytes (magic with a format version, size, XXH3-128 of the kernel). Entries are
+// complete when they get their name, are never written to again, and are read-only; so many processes may use
+// the folder at once, and QEMU or a guest's memory may map an entry for as long as it likes, even after it
+// was removed.
+//
+// Files are not synced to disk. After a power failure an entry may be torn, therefore the trailer's checksum
+// is verified at every open, and an entry that does not match is thrown away and made anew.
+//
+// Where nothing can be written (no home, read-only, disk full) the kernel is unpacked into a sealed memfd
+// instead.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+#include "common/error.h"
+#include "common/mapping.h"
+#include "common/unique_fd.h"
+#include "host/kernel/payload.h"
+
+namespace ktstr {
+
+// An unpacked kernel.
+struct CachedImage {
+  UniqueFd fd;              // read-only; holds the kernel and possibly a trailer behind it
+  Mapping mapping;          // all of `fd`, read-only
+  std::uint64_t size = 0;   // bytes of the kernel
+  bool from_cache = false;  // found in the folder, not unpacked now
+  std::string path;         // of the entry; empty for a memfd
+  std::string note;         // why the folder is not used; empty when it is
+
+  std::span<const std::byte> bytes() const { return mapping.bytes().first(size); }
+};
+
+class ImageCache {
+ public:
+  // Entries kept in the folder; the ones used longest ago go first.
+  static constexpr std::size_t kMaxEntries = 16;
+
+  // Unpacks the kernel into the sink it is given; returns the number of bytes. An error becomes that of
+  // open().
+  using Unpack = std::function<Expected<std::uint64_t>(const PayloadSink&)>;
+
+  // `folder` is made at first use (with its parents, mode 0700); empty: keep nothing.
+  explicit ImageCache(std::string folder) : folder_(std::move(folder)) {}
+
+  // ${XDG_CACHE_HOME:-$HOME/.cache}/ktstr-vm/images; empty when neither variable holds an absolute path.
+  static std::string default_folder();
+
+  // 32 hexadecimal digits that stand for the contents of `image`.
+  static std::string key_of(std::span<const std::byte> image);
+  // The same for the first `size` bytes of the file `fd`, read piece by piece. Error kHost when reading
+  // fails, kUsage when the file is shorter.
+  static Expected<std::string> key_of_file(int fd, std::uint64_t size);
+
+  // The entry `key`, verified. An error says no more than that it must be made anew; a damaged entry is
+  // removed.
+  Expected<CachedImage> find(const std::string& key) const;
+
+  // The entry `key`, made with `unpack` when there is none or it is damaged. Errors: those of `unpack`, and
+  // kHost when not even a memfd can be had.
+  Expected<CachedImage> open(const std::string& key, const Unpack& unpack) const;
+
+ private:
+  Expected<CachedImage> store(const std::string& key, const Unpack& unpack, bool& unpack_failed) const;
+  void prune(const std::string& keep) const;
+  std::string path_of(const std::string& key) const;
+
+  std::string folder_;
+};
+
+}  // namespace ktstr
