@@ -11,6 +11,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -42,6 +43,8 @@ struct BootSpec {
   std::string command_line;
   std::uint64_t memory_bytes = 0;
   CpuTopology topology;
+  // CONFIG_HZ of the kernel, 0 when not known. With it a machine can tell the kernel its delay-loop calibration.
+  std::uint32_t kernel_hz = 0;
 };
 
 // A range of guest-physical addresses backed by RAM.
@@ -104,8 +107,8 @@ class Machine {
     std::string reason;
   };
   virtual std::vector<KernelArgument> own_kernel_arguments() const = 0;
-  // Kernel modules (by module name) that the guest needs to talk to this machine's devices, where they are not built in.
-  virtual std::vector<std::string> needed_modules() const = 0;
+  // The whole kernel command line: the machine's own arguments, then BootSpec::command_line.
+  virtual std::string command_line() const = 0;
   // Emulator path, version and full command line as the result records them; empty for kvm.
   struct Emulator {
     std::string path;

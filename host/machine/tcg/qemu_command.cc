@@ -1,0 +1,104 @@
+#include "host/machine/tcg/qemu_command.h"
+
+#include <fmt/core.h>
+
+#include "host/machine/tcg/pc_memory.h"
+
+namespace ktstr {
+namespace {
+
+std::string fd_path(int fd) {
+  return fmt::format("/proc/self/fd/{}", fd);
+}
+
+class Arguments {
+ public:
+  explicit Arguments(std::string argv0) { argv_.push_back(std::move(argv0)); }
+  void add(std::string flag) { argv_.push_back(std::move(flag)); }
+  void add(std::string flag, std::string value) {
+    argv_.push_back(std::move(flag));
+    argv_.push_back(std::move(value));
+  }
+  std::vector<std::string> take() { return std::move(argv_); }
+
+ private:
+  std::vector<std::string> argv_;
+};
+
+// Nothing that was not asked for: no default devices, no user configuration, no network, no window. The sandbox is
+// seccomp: QEMU may not spawn processes, change its ids or its scheduling.
+void add_confinement(Arguments& args) {
+  args.add("-no-user-config");
+  args.add("-nodefaults");
+  args.add("-display", "none");
+  args.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+}
+
+// EPYC: no PTI, and no ERMS, whose `rep stosb` the emulator executes byte by byte. smm, vmport and hpet only cost
+// boot time.
+//
+// Each LLC is a socket: QEMU's tcg cannot offer AMD's TOPOEXT, and without it the kernel takes the package for the
+// domain of the last-level cache, whatever dies there are.
+void add_cpus(Arguments& args, const BootSpec& spec, bool single_thread) {
+  const CpuTopology& topology = spec.topology;
+  args.add("-accel", fmt::format("tcg,thread={}", single_thread ? "single" : "multi"));
+  args.add("-cpu", "EPYC");
+  args.add("-smp", fmt::format("cpus={},sockets={},cores={},threads={}", topology.cpus(), topology.llcs,
+                               topology.cores_per_llc, topology.threads_per_core));
+}
+
+void add_memory(Arguments& args, const BootSpec& spec) {
+  const std::uint32_t nodes = spec.topology.numa_nodes;
+  const auto sizes = node_memory(spec.memory_bytes, nodes);
+  const std::string machine = "pc,smm=off,vmport=off,hpet=off";
+  args.add("-M", nodes == 1 ? machine + ",memory-backend=ram0" : machine);
+  args.add("-m", fmt::format("{}M", spec.memory_bytes / kMiB));
+  for (std::uint32_t node = 0; node < nodes; ++node) {
+    args.add("-object", fmt::format("memory-backend-file,id=ram{},size={}M,share=on,mem-path={}", node,
+                                    sizes[node] / kMiB, fd_path(QemuFd::kFirstMemory + static_cast<int>(node))));
+  }
+  if (nodes == 1) return;
+  // LLCs are dealt out to the nodes in order, as evenly as it goes.
+  const std::uint32_t per_llc = spec.topology.cores_per_llc * spec.topology.threads_per_core;
+  for (std::uint32_t node = 0; node < nodes; ++node) {
+    const std::uint32_t first = node * spec.topology.llcs / nodes * per_llc;
+    const std::uint32_t end = (node + 1) * spec.topology.llcs / nodes * per_llc;
+    args.add("-numa", fmt::format("node,nodeid={},memdev=ram{},cpus={}-{}", node, node, first, end - 1));
+  }
+}
+
+// The serial console is a pipe and not a socket: QEMU writes it byte by byte, and a socket's buffer holds only a few
+// hundred one-byte messages, after which the guest waits for us.
+void add_ports(Arguments& args) {
+  args.add("-chardev", fmt::format("socket,id=qmp,fd={}", static_cast<int>(QemuFd::kQmp)));
+  args.add("-mon", "chardev=qmp,mode=control");
+  args.add("-chardev", fmt::format("file,id=serial,path={}", fd_path(QemuFd::kSerial)));
+  args.add("-serial", "chardev:serial");
+  args.add("-chardev", fmt::format("socket,id=hvc,fd={}", static_cast<int>(QemuFd::kHvc)));
+  args.add("-chardev", fmt::format("socket,id=frames,fd={}", static_cast<int>(QemuFd::kFrames)));
+  args.add("-device", "virtio-serial-pci,id=ports");
+  args.add("-device", "virtconsole,bus=ports.0,chardev=hvc");
+  args.add("-device", fmt::format("virtserialport,bus=ports.0,chardev=frames,name={}", kFramesPortName));
+}
+
+}  // namespace
+
+std::vector<std::string> qemu_command(const BootSpec& spec, const QemuCommandOptions& options) {
+  Arguments args(options.binary);
+  for (const std::string& folder : options.firmware_folders) args.add("-L", folder);
+  args.add("-name", "ktstr-vm,debug-threads=on");
+  add_confinement(args);
+  add_cpus(args, spec, options.single_thread);
+  add_memory(args, spec);
+  add_ports(args);
+  // The guest does not run before we say so; and it does not vanish with its last bytes: a reset is a shutdown, and a
+  // shutdown leaves QEMU stopped until we have read everything.
+  args.add("-S");
+  args.add("-action", "reboot=shutdown,shutdown=pause");
+  args.add("-kernel", fd_path(QemuFd::kKernel));
+  if (spec.initramfs) args.add("-initrd", fd_path(QemuFd::kInitramfs));
+  args.add("-append", options.command_line);
+  return args.take();
+}
+
+}  // namespace ktstr

@@ -1,0 +1,414 @@
+#include "host/machine/tcg/tcg_machine.h"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <cerrno>
+#include <utility>
+
+#include "common/quote.h"
+#include "host/machine/host_resources.h"
+#include "host/machine/tcg/emulator_output.h"
+#include "host/machine/tcg/pc_memory.h"
+#include "host/machine/tcg/register_text.h"
+
+namespace ktstr {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using Clock = std::chrono::steady_clock;
+
+// QEMU answers within milliseconds; on a host with a hundred of these machines it may take seconds.
+constexpr auto kStartLimit = seconds(60);
+constexpr auto kCommandLimit = seconds(20);
+constexpr auto kExitLimit = seconds(5);
+// For handing on what a guest has left behind.
+constexpr auto kSettleLimit = seconds(10);
+constexpr std::size_t kMaxDrain = std::size_t{64} << 20;
+
+struct SocketPair {
+  UniqueFd ours;
+  UniqueFd theirs;
+};
+
+Expected<SocketPair> make_socket_pair() {
+  int ends[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+    return fail_errno(ErrorCode::kHost, "cannot create a socket pair");
+  }
+  return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+Expected<SocketPair> make_pipe() {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return fail_errno(ErrorCode::kHost, "cannot create a pipe");
+  return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+// The string at `key` of a QMP object, "" when there is none.
+std::string text_of(const nlohmann::json& object, const char* key) {
+  if (!object.is_object()) return {};
+  const auto found = object.find(key);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : std::string{};
+}
+
+// A SHUTDOWN event (QEMU qapi/run-state.json) as the rest of the program sees it.
+MachineEvent ending(const QmpEvent& shutdown) {
+  const std::string reason = text_of(shutdown.data, "reason");
+  if (reason == "guest-shutdown") return {MachineEvent::Kind::kPoweredOff, "the guest powered off"};
+  if (reason == "guest-reset") return {MachineEvent::Kind::kReset, "the guest rebooted"};
+  return {MachineEvent::Kind::kDied, fmt::format("QEMU ended for the reason {}", quote(reason))};
+}
+
+}  // namespace
+
+// Our ends of QEMU's ports.
+struct TcgMachine::PortEnds {
+  UniqueFd qmp, serial, hvc, frames;
+};
+
+Expected<std::unique_ptr<Machine>> TcgMachine::create(boost::asio::io_context& loop, BootSpec spec,
+                                                      bool single_thread) {
+  if (auto limits = check_pc_limits(spec); !limits) return std::unexpected(std::move(limits.error()));
+  auto qemu = find_qemu(default_qemu_places());
+  if (!qemu) return std::unexpected(std::move(qemu.error()));
+  return std::make_unique<TcgMachine>(loop, std::move(spec), std::move(*qemu), single_thread);
+}
+
+TcgMachine::TcgMachine(boost::asio::io_context& loop, BootSpec spec, Qemu qemu, bool single_thread)
+    : loop_(loop),
+      spec_(std::move(spec)),
+      qemu_(std::move(qemu)),
+      kernel_arguments_(tcg_kernel_arguments(measure_host_tsc(), spec_.kernel_hz)),
+      qmp_watch_(loop),
+      exit_watch_(loop),
+      self_(std::make_shared<TcgMachine*>(this)) {
+  if (!qemu_.multi_thread_safe()) {
+    warnings_.push_back(
+        fmt::format("QEMU {} is older than 10: all vCPUs share one host thread; scripts/fetch-qemu gets a newer one",
+                    qemu_.version));
+  }
+  argv_ = qemu_command(
+      spec_, {.binary = qemu_.path,
+              .firmware_folders = qemu_.firmware_folders,
+              .single_thread = single_thread || !qemu_.multi_thread_safe(),
+              .command_line = command_line()});
+}
+
+TcgMachine::~TcgMachine() {
+  stop();
+}
+
+std::string TcgMachine::command_line() const {
+  std::string line;
+  for (const auto& argument : kernel_arguments_) line += argument.text + " ";
+  line += spec_.command_line;
+  while (line.ends_with(' ')) line.pop_back();
+  return line;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Start
+
+Expected<void> TcgMachine::start() {
+  if (state_ != State::kCreated) return fail(ErrorCode::kHost, "a machine is started only once");
+  auto started = launch();
+  if (!started) {
+    stop();
+    return propagate(std::move(started.error()), "starting the tcg machine");
+  }
+  return {};
+}
+
+Expected<void> TcgMachine::launch() {
+  if (auto enough = check_host_memory(spec_.memory_bytes, host_memory()); !enough) return enough;
+  auto memory = GuestMemoryFiles::create(spec_.memory_bytes, spec_.topology.numa_nodes);
+  if (!memory) return std::unexpected(std::move(memory.error()));
+  memory_ = std::move(*memory);
+  ram_ = memory_->regions();
+
+  auto qmp = make_socket_pair();
+  auto serial = make_pipe();
+  auto hvc = make_socket_pair();
+  auto frames = make_socket_pair();
+  for (auto* pair : {&qmp, &serial, &hvc, &frames}) {
+    if (!*pair) return std::unexpected(std::move(pair->error()));
+  }
+  std::vector<InheritedFd> fds = {
+      {qmp->theirs.get(), QemuFd::kQmp},       {serial->theirs.get(), QemuFd::kSerial},
+      {hvc->theirs.get(), QemuFd::kHvc},       {frames->theirs.get(), QemuFd::kFrames},
+      {spec_.kernel.get(), QemuFd::kKernel},
+  };
+  if (spec_.initramfs) fds.push_back({spec_.initramfs.get(), QemuFd::kInitramfs});
+  int next = QemuFd::kFirstMemory;
+  for (const UniqueFd& file : memory_->files()) fds.push_back({file.get(), next++});
+
+  auto child = ChildProcess::spawn(argv_, fds);
+  if (!child) return std::unexpected(std::move(child.error()));
+  child_ = std::move(*child);
+  // Otherwise a dead QEMU's sockets would never end.
+  for (auto* pair : {&qmp, &serial, &hvc, &frames}) (*pair)->theirs.reset();
+
+  return connect({std::move(qmp->ours), std::move(serial->ours), std::move(hvc->ours), std::move(frames->ours)});
+}
+
+Expected<void> TcgMachine::connect(PortEnds ends) {
+  const auto console = [this](ConsolePort port) {
+    return [this, port](std::span<const std::byte> bytes) {
+      if (console_receiver_) console_receiver_(port, bytes);
+    };
+  };
+  // QEMU's own output first: it explains a failure of everything below.
+  auto opened = open_port(std::move(child_->output()),
+                          [this](std::span<const std::byte> bytes) { append_output(output_, bytes); });
+  if (opened) opened = open_port(std::move(ends.serial), console(ConsolePort::kSerial));
+  if (opened) opened = open_port(std::move(ends.hvc), console(ConsolePort::kHvc));
+  if (opened) {
+    opened = open_port(std::move(ends.frames), [this](std::span<const std::byte> bytes) { frames_.receive(bytes); });
+  }
+  if (!opened) return std::unexpected(std::move(opened.error()));
+  frames_.attach(*opened);
+  qmp_.emplace(std::move(ends.qmp));
+
+  if (auto ready = begin_guest(); !ready) return std::unexpected(startup_error(std::move(ready.error())));
+  for (const auto& port : ports_) port->start();
+  if (auto watched = watch(qmp_watch_, qmp_->fd(), &TcgMachine::on_qmp_readable); !watched) return watched;
+  return watch(exit_watch_, child_->pidfd(), &TcgMachine::on_process_end);
+}
+
+Expected<void> TcgMachine::begin_guest() {
+  if (auto greeted = qmp_->handshake(kStartLimit); !greeted) return greeted;
+  const auto cpus = qmp_->execute("query-cpus-fast", {}, kCommandLimit);
+  if (!cpus) return std::unexpected(cpus.error());
+  std::vector<pid_t> threads;
+  for (const auto& cpu : *cpus) {
+    const auto tid = cpu.is_object() ? cpu.find("thread-id") : cpu.end();
+    if (tid != cpu.end() && tid->is_number_integer()) threads.push_back(tid->get<pid_t>());
+  }
+  clock_ = VcpuClock(child_->pid(), std::move(threads));
+  registers_.assign(spec_.topology.cpus(), std::nullopt);
+  if (auto going = qmp_->execute("cont", {}, kCommandLimit); !going) return std::unexpected(std::move(going.error()));
+  state_ = State::kRunning;
+  return {};
+}
+
+Error TcgMachine::startup_error(Error&& error) {
+  const auto status = child_->reap(kExitLimit);
+  for (const auto& port : ports_) port->drain(kMaxDrain);
+  const std::string words = emulator_words(output_);
+  if (!status) return std::move(std::move(error).with_detail(words));
+  const bool image = complains_about_image(words);
+  std::string message = image ? fmt::format("QEMU cannot boot this kernel image: {}", first_line(words))
+                              : fmt::format("QEMU did not start ({})", describe_exit(*status));
+  return std::move(Error(image ? ErrorCode::kUsage : ErrorCode::kHost, std::move(message)).with_detail(words));
+}
+
+Expected<std::shared_ptr<StreamPort>> TcgMachine::open_port(UniqueFd fd, StreamPort::Receiver receiver) {
+  auto port = StreamPort::create(loop_, std::move(fd), std::move(receiver));
+  if (port) ports_.push_back(*port);
+  return port;
+}
+
+Expected<void> TcgMachine::watch(boost::asio::posix::stream_descriptor& watcher, int fd,
+                                 void (TcgMachine::*on_ready)()) {
+  UniqueFd copy(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  boost::system::error_code error;
+  if (copy) watcher.assign(copy.get(), error);
+  if (!copy || error) return fail(ErrorCode::kHost, "cannot watch QEMU's descriptors");
+  (void)copy.release();
+  rewatch(watcher, on_ready);
+  return {};
+}
+
+void TcgMachine::rewatch(boost::asio::posix::stream_descriptor& watcher, void (TcgMachine::*on_ready)()) {
+  if (!watcher.is_open()) return;
+  watcher.async_wait(boost::asio::posix::descriptor_base::wait_read,
+                     [weak = std::weak_ptr(self_), on_ready](const boost::system::error_code& error) {
+                       const auto self = weak.lock();
+                       if (!error && self) ((*self)->*on_ready)();
+                     });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What happens by itself
+
+void TcgMachine::on_qmp_readable() {
+  if (!alive()) return;
+  const auto pumped = qmp_->pump();
+  handle_events();
+  if (!alive()) return;
+  if (pumped) {
+    rewatch(qmp_watch_, &TcgMachine::on_qmp_readable);
+  } else if (pumped.error().errno_value() != ECONNRESET) {
+    finish({MachineEvent::Kind::kDied, pumped.error().to_string()});
+  }
+  // A closed connection: the process is about to end, and exit_watch_ will say how.
+}
+
+void TcgMachine::on_process_end() {
+  if (!alive()) return;
+  // A SHUTDOWN event may be among the last words.
+  (void)qmp_->pump();
+  handle_events();
+  if (!alive()) return;
+  const auto status = child_->reap(kExitLimit);
+  drain_ports();
+  if (!alive()) return;
+  std::string detail = fmt::format("QEMU ended by itself ({})", status ? describe_exit(*status) : "unknown how");
+  if (const std::string words = emulator_words(output_); !words.empty()) detail += ":\n" + words;
+  finish({MachineEvent::Kind::kDied, std::move(detail)});
+}
+
+void TcgMachine::handle_events() {
+  for (QmpEvent& event : qmp_->take_events()) events_.push_back(std::move(event));
+  for (const QmpEvent& event : std::exchange(events_, {})) {
+    if (!alive()) return;
+    if (event.name == "SHUTDOWN") {
+      finish(ending(event));
+    } else if (event.name == "STOP" && own_stop_pending_) {
+      own_stop_pending_ = false;
+    } else if (event.name == "STOP" && state_ == State::kRunning) {
+      // A shutdown stops the machine too, and its STOP comes first.
+      const auto status = qmp_->execute("query-status", {}, kCommandLimit);
+      for (QmpEvent& late : qmp_->take_events()) events_.push_back(std::move(late));
+      const std::string word = status ? text_of(*status, "status") : "unknown";
+      if (word == "shutdown") {
+        handle_events_later();
+        continue;
+      }
+      state_ = State::kPaused;
+      announce({MachineEvent::Kind::kPaused, fmt::format("QEMU stopped the guest: {}", quote(word))});
+    }
+  }
+}
+
+void TcgMachine::handle_events_later() {
+  if (!qmp_->has_events() && events_.empty()) return;
+  boost::asio::post(loop_, [weak = std::weak_ptr(self_)] {
+    const auto self = weak.lock();
+    if (self && (*self)->alive()) (*self)->handle_events();
+  });
+}
+
+void TcgMachine::drain_ports() {
+  // A receiver may call stop, which closes the ports; the list itself stays.
+  for (const auto& port : std::vector(ports_)) port->drain(kMaxDrain);
+}
+
+// The guest does not run any more, but its last bytes may be on their way: in a socket, or in QEMU, which waits for room
+// in one. A command is answered by the same main loop that moves these bytes, so two rounds of "read everything, ask
+// something" in which nothing came mean that there is nothing.
+void TcgMachine::settle() {
+  const auto deadline = Clock::now() + kSettleLimit;
+  int quiet_rounds = 0;
+  while (quiet_rounds < 2 && alive() && Clock::now() < deadline) {
+    std::size_t moved = 0;
+    for (const auto& port : std::vector(ports_)) moved += port->drain(kMaxDrain);
+    if (!alive() || !qmp_->execute("query-status", {}, kCommandLimit)) break;
+    quiet_rounds = moved == 0 ? quiet_rounds + 1 : 0;
+  }
+  if (alive()) drain_ports();
+}
+
+void TcgMachine::finish(MachineEvent event) {
+  settle();
+  if (!alive()) return;
+  end_process();
+  state_ = State::kEnded;
+  announce(event);
+}
+
+void TcgMachine::announce(const MachineEvent& event) {
+  if (event_receiver_) event_receiver_(event);
+}
+
+void TcgMachine::end_process() {
+  if (child_) {
+    (void)clock_.read();
+    child_->kill();
+  }
+  close_all();
+}
+
+void TcgMachine::close_all() {
+  boost::system::error_code ignored;
+  qmp_watch_.close(ignored);
+  exit_watch_.close(ignored);
+  for (const auto& port : std::vector(ports_)) port->close();
+}
+
+void TcgMachine::stop() {
+  state_ = State::kEnded;
+  end_process();
+  ram_.clear();
+  memory_.reset();
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What is asked for
+
+Expected<PauseReport> TcgMachine::pause(std::chrono::nanoseconds limit) {
+  if (!alive()) return fail(ErrorCode::kHost, "cannot pause a machine that does not run");
+  const auto begin = Clock::now();
+  PauseReport report;
+  // QEMU answers when the last vCPU thread is parked (system/cpus.c, pause_all_vcpus).
+  const auto stopped = qmp_->execute("stop", {}, limit);
+  report.rendezvous = Clock::now() - begin;
+  if (!stopped && stopped.error().errno_value() == ETIMEDOUT) {
+    own_stop_pending_ = true;
+    state_ = State::kPaused;
+    // Which vCPU it is that does not park, QEMU does not say.
+    for (std::uint32_t cpu = 0; cpu < spec_.topology.cpus(); ++cpu) report.missing.push_back(cpu);
+    handle_events_later();
+    return report;
+  }
+  if (!stopped) return std::unexpected(stopped.error());
+  forget_own_stop();
+  const auto status = qmp_->execute("query-status", {}, kCommandLimit);
+  handle_events_later();
+  if (!status) return std::unexpected(status.error());
+  const std::string word = text_of(*status, "status");
+  if (word == "shutdown") return fail(ErrorCode::kHost, "cannot pause: the guest has switched itself off");
+  if (word == "running") return fail(ErrorCode::kHost, "QEMU says it stopped, and runs");
+  state_ = State::kPaused;
+  return report;
+}
+
+void TcgMachine::forget_own_stop() {
+  for (QmpEvent& event : qmp_->take_events()) {
+    if (event.name != "STOP") events_.push_back(std::move(event));
+  }
+}
+
+Expected<void> TcgMachine::resume() {
+  if (state_ == State::kRunning) return {};
+  if (!alive()) return fail(ErrorCode::kHost, "cannot resume a machine that has ended");
+  const auto going = qmp_->execute("cont", {}, kCommandLimit);
+  handle_events_later();
+  if (!going) return std::unexpected(going.error());
+  std::fill(registers_.begin(), registers_.end(), std::nullopt);
+  state_ = State::kRunning;
+  return {};
+}
+
+Expected<VcpuRegisters> TcgMachine::registers(std::uint32_t cpu) {
+  if (state_ != State::kPaused) return fail(ErrorCode::kHost, "registers can be read of a paused machine only");
+  if (cpu >= registers_.size()) {
+    return fail(ErrorCode::kHost, fmt::format("there is no vCPU {}, the machine has {}", cpu, registers_.size()));
+  }
+  if (registers_[cpu]) return *registers_[cpu];
+  const auto text = qmp_->execute("human-monitor-command", {{"command-line", "info registers"}, {"cpu-index", cpu}},
+                                  kCommandLimit);
+  handle_events_later();
+  if (!text) return std::unexpected(text.error());
+  if (!text->is_string()) return fail(ErrorCode::kHost, "QEMU answers `info registers` with no text");
+  auto parsed = parse_register_text(text->get_ref<const std::string&>());
+  if (parsed) registers_[cpu] = *parsed;
+  return parsed;
+}
+
+}  // namespace ktstr

@@ -1,0 +1,185 @@
+/* PID 1 of the machine tests. The kernel hands "ktstr_test=<what>" of its command line on as an environment variable.
+ * Everything it has to say goes to ttyS0, one line each. */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <termios.h>
+#include <time.h>
+#include <unistd.h>
+
+static void say(const char* format, ...) __attribute__((format(printf, 1, 2)));
+
+static void write_all(int fd, const char* bytes, size_t size) {
+  while (size > 0) {
+    const ssize_t written = write(fd, bytes, size);
+    if (written < 0 && errno != EINTR && errno != EAGAIN) return;
+    if (written > 0) {
+      bytes += written;
+      size -= (size_t)written;
+    }
+  }
+}
+
+static void say(const char* format, ...) {
+  char line[512];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(line, sizeof(line), format, args);
+  va_end(args);
+  write_all(1, line, strlen(line));
+}
+
+static void open_console(void) {
+  mkdir("/dev", 0755);
+  mkdir("/proc", 0755);
+  mkdir("/sys", 0755);
+  mount("dev", "/dev", "devtmpfs", 0, NULL);
+  mount("proc", "/proc", "proc", 0, NULL);
+  mount("sys", "/sys", "sysfs", 0, NULL);
+  const int tty = open("/dev/ttyS0", O_RDWR | O_NOCTTY);
+  if (tty < 0) return;
+  dup2(tty, 1);
+  dup2(tty, 2);
+}
+
+/* The virtio port named "ktstr.frames"; it appears when its driver has found it, shortly after boot. */
+static int open_frames(void) {
+  for (int attempt = 0; attempt < 1000; ++attempt) {
+    DIR* ports = opendir("/sys/class/virtio-ports");
+    struct dirent* entry;
+    while (ports != NULL && (entry = readdir(ports)) != NULL) {
+      char path[512];
+      char name[64] = "";
+      snprintf(path, sizeof(path), "/sys/class/virtio-ports/%s/name", entry->d_name);
+      const int file = open(path, O_RDONLY);
+      if (file < 0) continue;
+      const ssize_t got = read(file, name, sizeof(name) - 1);
+      close(file);
+      if (got <= 0 || strcmp(name, "ktstr.frames\n") != 0) continue;
+      snprintf(path, sizeof(path), "/dev/%s", entry->d_name);
+      const int port = open(path, O_RDWR);
+      closedir(ports);
+      return port;
+    }
+    if (ports != NULL) closedir(ports);
+    usleep(10 * 1000);
+  }
+  return -1;
+}
+
+static void echo_frames(void) {
+  const int port = open_frames();
+  static char buffer[32768];
+  say("ECHO %d\n", port >= 0);
+  for (;;) {
+    const ssize_t got = read(port, buffer, sizeof(buffer));
+    if (got > 0) write_all(port, buffer, (size_t)got);
+    if (got > 0 && memchr(buffer, '!', (size_t)got) != NULL) return;
+    if (got <= 0) usleep(1000);
+  }
+}
+
+/* As much as can be under way, and then the end at once. */
+static void flood_and_leave(void) {
+  const int port = open_frames();
+  static char block[32768];
+  for (int i = 0; i < 64; ++i) {
+    memset(block, 'a' + i % 26, sizeof(block));
+    write_all(port, block, sizeof(block));
+  }
+  const int hvc = open("/dev/hvc0", O_RDWR | O_NOCTTY);
+  struct termios raw;
+  if (tcgetattr(hvc, &raw) == 0) {
+    cfmakeraw(&raw);
+    tcsetattr(hvc, TCSANOW, &raw);
+  }
+  write_all(hvc, block, 4000);
+  write_all(port, "LAST", 4);
+  reboot(RB_POWER_OFF);
+}
+
+/* Puts a string that no file contains into a page, and says where the page lies. */
+static void mark_memory(void) {
+  const size_t page = 4096;
+  char* place = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+  for (int i = 0; i < 64; ++i) place[i] = (char)("Gur zntvp cntr"[i % 14] ^ (i * 5 & 0x7f));
+  mlock(place, page);
+  const int pagemap = open("/proc/self/pagemap", O_RDONLY);
+  uint64_t entry = 0;
+  const off_t at = (off_t)((uintptr_t)place / page * sizeof(entry));
+  if (pread(pagemap, &entry, sizeof(entry), at) != sizeof(entry)) say("no pagemap\n");
+  say("PAGE %llx\n", (unsigned long long)(entry & ((1ULL << 55) - 1)) * page);
+}
+
+static void show(const char* path) {
+  char text[4096];
+  const int file = open(path, O_RDONLY);
+  if (file < 0) return;
+  ssize_t got;
+  size_t size = 0;
+  while (size < sizeof(text) - 1 && (got = read(file, text + size, sizeof(text) - 1 - size)) > 0) size += (size_t)got;
+  close(file);
+  text[size] = 0;
+  for (char* line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n")) say("%s: %s\n", path, line);
+}
+
+static void show_topology(void) {
+  char path[256];
+  for (int cpu = 0; cpu < 16; ++cpu) {
+    snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/cache/index3/shared_cpu_list", cpu);
+    show(path);
+    snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+    show(path);
+  }
+  for (int node = 0; node < 4; ++node) {
+    snprintf(path, sizeof(path), "/sys/devices/system/node/node%d/cpulist", node);
+    show(path);
+  }
+  show("/proc/iomem");
+}
+
+static void run_for_ever(void) {
+  for (unsigned long long beat = 0;; ++beat) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    say("BEAT %llu %lld.%09ld\n", beat, (long long)now.tv_sec, now.tv_nsec);
+    usleep(5 * 1000);
+  }
+}
+
+int main(void) {
+  open_console();
+  say("INIT\n");
+  const char* what = getenv("ktstr_test");
+  if (what == NULL) what = "";
+  if (strcmp(what, "echo") == 0) echo_frames();
+  if (strcmp(what, "flood") == 0) flood_and_leave();
+  if (strcmp(what, "beat") == 0) run_for_ever();
+  if (strcmp(what, "topology") == 0) show_topology();
+  if (strcmp(what, "memory") == 0) {
+    mark_memory();
+    run_for_ever();
+  }
+  if (strcmp(what, "spin") == 0) {
+    say("SPIN\n");
+    for (;;) {
+    }
+  }
+  if (strcmp(what, "reboot") == 0) reboot(RB_AUTOBOOT);
+  if (strcmp(what, "panic") == 0) {
+    const int trigger = open("/proc/sysrq-trigger", O_WRONLY);
+    write_all(trigger, "c", 1);
+  }
+  reboot(RB_POWER_OFF);
+  return 0;
+}

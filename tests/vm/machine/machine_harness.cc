@@ -1,0 +1,88 @@
+#include "tests/vm/machine/machine_harness.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "host/boot/initramfs.h"
+
+namespace ktstr::test {
+
+std::optional<KernelImage> test_kernel() {
+  const char* folder = std::getenv("KTSTR_TEST_KERNEL_72");
+  if (folder == nullptr || *folder == '\0') return std::nullopt;
+  auto kernel = KernelImage::open(folder);
+  if (!kernel) {
+    ADD_FAILURE() << kernel.error().to_string();
+    return std::nullopt;
+  }
+  return std::move(*kernel);
+}
+
+InitramfsFile test_initramfs() {
+  InitramfsBuilder builder;
+  const auto added = builder.add_file("/init", KTSTR_TEST_INIT, 0755);
+  EXPECT_TRUE(added) << added.error().to_string();
+  auto built = builder.build(InitramfsCompression::kNone);
+  EXPECT_TRUE(built) << built.error().to_string();
+  if (!built) return {};
+  return {std::move(built->memfd), built->size};
+}
+
+BootSpec test_boot_spec(const KernelImage& kernel, const std::string& what, Entry entry) {
+  BootSpec spec;
+  auto image = entry == Entry::kPayload ? kernel.payload_fd() : kernel.image_fd();
+  EXPECT_TRUE(image) << image.error().to_string();
+  if (image) spec.kernel = std::move(*image);
+  spec.kernel_is_elf = entry == Entry::kPayload;
+  auto initramfs = test_initramfs();
+  spec.initramfs = std::move(initramfs.fd);
+  spec.initramfs_size = initramfs.size;
+  spec.command_line = (entry == Entry::kPayload ? "nokaslr ktstr_test=" : "ktstr_test=") + what;
+  spec.memory_bytes = std::uint64_t{512} << 20;
+  spec.topology = {.numa_nodes = 1, .llcs = 1, .cores_per_llc = 2, .threads_per_core = 1};
+  spec.kernel_hz = 250;
+  return spec;
+}
+
+MachineUnderTest::MachineUnderTest(BootSpec spec, MachineOptions options) {
+  auto machine = create_machine(AccelChoice::kTcg, loop_, std::move(spec), options);
+  if (!machine) {
+    ADD_FAILURE() << machine.error().to_string();
+    return;
+  }
+  machine_ = std::move(*machine);
+  machine_->set_console_receiver([this](ConsolePort port, std::span<const std::byte> bytes) {
+    if (!first_byte) first_byte = std::chrono::steady_clock::now() - started;
+    std::string& text = port == ConsolePort::kSerial ? serial : hvc;
+    for (const std::byte byte : bytes) text.push_back(static_cast<char>(byte));
+    if (on_console) on_console();
+  });
+  machine_->frames().set_receiver([this](std::span<const std::byte> bytes) {
+    for (const std::byte byte : bytes) frames.push_back(static_cast<char>(byte));
+  });
+  machine_->set_event_receiver([this](const MachineEvent& event) { events.push_back(event); });
+}
+
+Expected<void> MachineUnderTest::start() {
+  started = std::chrono::steady_clock::now();
+  return machine_->start();
+}
+
+bool MachineUnderTest::run_until(const std::function<bool()>& done, std::chrono::seconds limit) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  while (!done()) {
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+    if (loop_.stopped()) loop_.restart();
+    loop_.run_one_until(deadline);
+  }
+  return true;
+}
+
+std::optional<MachineEvent> MachineUnderTest::run_to_end() {
+  run_until([this] { return !events.empty() && events.back().kind != MachineEvent::Kind::kPaused; });
+  if (events.empty()) return std::nullopt;
+  return events.back();
+}
+
+}  // namespace ktstr::test
