@@ -1,0 +1,78 @@
+#include "guest/init/boot_arguments.h"
+
+#include <array>
+#include <utility>
+
+#include "common/quote.h"
+
+namespace ktstr::guest {
+namespace {
+
+constexpr std::string_view kPrefix = "ktstr.";
+constexpr std::string_view kVirtio = "virtio:";
+constexpr std::array<std::pair<std::string_view, Injection>, 6> kInjections = {{
+    {"panic", Injection::kPanic},
+    {"init-crash", Injection::kInitCrash},
+    {"init-throw", Injection::kInitThrow},
+    {"exit", Injection::kExit},
+    {"silent", Injection::kSilent},
+    {"kill-scheduler", Injection::kKillScheduler},
+}};
+
+std::vector<std::string> split_arguments(std::string_view text) {
+  std::vector<std::string> words;
+  std::string word;
+  bool quoted = false;
+  for (const char c : text) {
+    if (c == '"') {
+      quoted = !quoted;
+    } else if (!quoted && (c == ' ' || c == '\n' || c == '\t')) {
+      if (!word.empty()) words.push_back(std::exchange(word, {}));
+    } else {
+      word += c;
+    }
+  }
+  if (!word.empty()) words.push_back(std::move(word));
+  return words;
+}
+
+void apply(std::string_view key, std::string_view value, BootArguments& arguments) {
+  if (key == "frames") {
+    if (value.starts_with(kVirtio) && value.size() > kVirtio.size()) {
+      arguments.frame_port = value.substr(kVirtio.size());
+    } else {
+      arguments.problems.push_back("ktstr.frames=" + quote(value) + " is not virtio:<port name>");
+    }
+    return;
+  }
+  if (key == "inject") {
+    for (const auto& [name, injection] : kInjections) {
+      if (value == name) {
+        arguments.injection = injection;
+        return;
+      }
+    }
+    arguments.problems.push_back("ktstr.inject=" + quote(value) +
+                                 " is not panic, init-crash, init-throw, exit, silent or kill-scheduler");
+    return;
+  }
+  arguments.problems.push_back("unknown kernel argument " + quote(std::string(kPrefix) + std::string(key)));
+}
+
+}  // namespace
+
+BootArguments parse_boot_arguments(std::string_view command_line) {
+  BootArguments arguments;
+  for (const std::string& word : split_arguments(command_line)) {
+    const std::string_view argument = word;
+    if (!argument.starts_with(kPrefix)) continue;
+    const std::size_t equals = argument.find('=');
+    const std::string_view key = argument.substr(kPrefix.size(), equals == std::string_view::npos
+                                                                     ? std::string_view::npos
+                                                                     : equals - kPrefix.size());
+    apply(key, equals == std::string_view::npos ? std::string_view{} : argument.substr(equals + 1), arguments);
+  }
+  return arguments;
+}
+
+}  // namespace ktstr::guest

@@ -1,0 +1,160 @@
+#include "guest/init/frame_port.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <thread>
+
+#include "guest/init/crash_reporter.h"
+
+namespace ktstr::guest {
+namespace {
+
+// port_fops_write takes no more at once.
+constexpr std::size_t kMaxWrite = 32768;
+// How often a port whose host end is closed is looked at again: poll(2) would return at once for ever.
+constexpr auto kHangupPause = std::chrono::milliseconds(10);
+
+void set_nonblocking(int fd, bool on) {
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags >= 0) ::fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK);
+}
+
+// Waits until `fd` is writable; false when `deadline` has come.
+bool wait_writable(int fd, MonotonicTime deadline) {
+  while (true) {
+    const MonotonicTime left = deadline - monotonic_now();
+    if (left <= MonotonicTime::zero()) return false;
+    pollfd entry{.fd = fd, .events = POLLOUT, .revents = 0};
+    const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(left).count();
+    ::poll(&entry, 1, static_cast<int>(std::min<std::int64_t>(milliseconds, 1000)));
+    if ((entry.revents & (POLLHUP | POLLERR)) != 0) {
+      std::this_thread::sleep_for(kHangupPause);
+    } else if ((entry.revents & POLLOUT) != 0) {
+      return true;
+    }
+  }
+}
+
+}  // namespace
+
+FramePort::FramePort(UniqueFd fd, Bounds bounds) : fd_(std::move(fd)), bounds_(bounds) {
+  set_nonblocking(fd_.get(), true);
+}
+
+void FramePort::send(ktstr::v1::Frame frame) {
+  const Kind kind = frame.has_output() ? Kind::kOutput : frame.has_heartbeat() ? Kind::kHeartbeat : Kind::kResult;
+  enqueue(frame, kind);
+  flush();
+}
+
+void FramePort::enqueue(ktstr::v1::Frame& frame, Kind kind) {
+  frame.set_guest_ns(static_cast<std::uint64_t>(monotonic_now().count()));
+  std::uint64_t output_bytes = 0;
+  if (kind == Kind::kOutput) {
+    ktstr::v1::Output& output = *frame.mutable_output();
+    output.set_dropped(output.dropped() + output_dropped_);
+    output_dropped_ = 0;
+    output_bytes = output.data().size() + output.dropped();
+  }
+  const std::size_t size = frame.ByteSizeLong();
+  if (size > kMaxFramePayload) {
+    if (kind == Kind::kOutput) output_dropped_ += output_bytes;
+    if (kind == Kind::kResult) ++results_dropped_;
+    ktstr::v1::Frame warning;
+    warning.mutable_note()->set_level(ktstr::v1::Note::WARNING);
+    warning.mutable_note()->set_text("a frame of " + std::to_string(size) + " bytes is too large for the wire and was left out");
+    enqueue(warning, Kind::kResult);
+    return;
+  }
+  if (!make_room(kind, size)) {
+    if (kind == Kind::kOutput) output_dropped_ += output_bytes;
+    if (kind == Kind::kResult) ++results_dropped_;
+    return;
+  }
+  queue_.push_back({.kind = kind, .payload = frame.SerializeAsString(), .output_bytes = output_bytes});
+  queued_bytes_ += queue_.back().payload.size();
+}
+
+bool FramePort::make_room(Kind kind, std::size_t bytes) {
+  if (queued_bytes() + bytes <= bounds_.soft_bytes) return true;
+  if (kind != Kind::kResult) return false;
+  drop_newest(Kind::kOutput, bytes);
+  drop_newest(Kind::kHeartbeat, bytes);
+  return queued_bytes() + bytes <= bounds_.hard_bytes;
+}
+
+// Drops queued frames of `kind`, newest first, until `bytes` fit below the soft bound.
+void FramePort::drop_newest(Kind kind, std::size_t bytes) {
+  for (std::size_t i = queue_.size(); i > 0 && queued_bytes() + bytes > bounds_.soft_bytes; --i) {
+    const auto item = queue_.begin() + static_cast<std::ptrdiff_t>(i - 1);
+    if (item->kind != kind) continue;
+    queued_bytes_ -= item->payload.size();
+    output_dropped_ += item->output_bytes;
+    queue_.erase(item);
+  }
+}
+
+// Encodes the next frames into current_; several small ones share a write. False when there is nothing.
+bool FramePort::fill() {
+  current_.clear();
+  written_ = 0;
+  while (!queue_.empty() &&
+         (current_.empty() || current_.size() + kFrameHeaderSize + queue_.front().payload.size() <= kMaxWrite)) {
+    const Item item = std::move(queue_.front());
+    queue_.pop_front();
+    queued_bytes_ -= item.payload.size();
+    current_ += encoder_.encode(item.payload);
+  }
+  set_crash_sequence(static_cast<std::uint32_t>(encoder_.count()));
+  return !current_.empty();
+}
+
+void FramePort::flush() {
+  while (true) {
+    if (written_ == current_.size() && !fill()) return;
+    const ssize_t written =
+        ::write(fd_.get(), current_.data() + written_, std::min(current_.size() - written_, kMaxWrite));
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) return;  // full, or nobody listens: the loop tries again
+    written_ += static_cast<std::size_t>(written);
+  }
+}
+
+bool FramePort::drain(std::chrono::nanoseconds limit) {
+  const MonotonicTime deadline = monotonic_now() + limit;
+  flush();
+  while (wants_write()) {
+    if (!wait_writable(fd_.get(), deadline)) return false;
+    flush();
+  }
+  return true;
+}
+
+void FramePort::send_last(ktstr::v1::Frame frame, std::chrono::nanoseconds limit) {
+  if (!drain(limit)) return;
+  // From here on the write waits for the host; only with room in the ring, or it would wait without end for a dead one.
+  if (!wait_writable(fd_.get(), monotonic_now() + limit)) return;
+  set_nonblocking(fd_.get(), false);
+  enqueue(frame, Kind::kResult);
+  flush();
+  set_nonblocking(fd_.get(), true);
+}
+
+FramePort::ReadResult FramePort::read() {
+  std::array<std::byte, 65536> buffer;
+  const ssize_t count = ::read(fd_.get(), buffer.data(), buffer.size());
+  if (count > 0) {
+    decoder_.feed(std::span(buffer).first(static_cast<std::size_t>(count)));
+    return ReadResult::kData;
+  }
+  // port_fops_read: 0 when the host's end is not open.
+  if (count == 0) return ReadResult::kHangup;
+  return errno == EAGAIN || errno == EINTR ? ReadResult::kNothing : ReadResult::kHangup;
+}
+
+}  // namespace ktstr::guest

@@ -1,0 +1,258 @@
+// The order of things in the guest:
+//
+//   crash reporter -> mounts -> console -> modules -> SCHED_FIFO -> frame port -> Hello -> plan -> scheduler attached ->
+//   scenario -> scheduler stopped -> GuestResult -> Bye -> power off
+//
+// Until the frame port is open there is only the kernel console to complain to, so what can go wrong before it is either fatal
+// (and dies loudly) or collected as a warning that travels later. Modules come before the port because they may be its driver.
+// PID 1 takes SCHED_FIFO before the port exists so that everything the host ever waits for is done at that priority.
+//
+// The time to Hello is what a user waits for at every start. What Hello does not need (most mounts, the environment: they wait
+// for RCU grace periods and for text patching) is done by a second thread meanwhile; it has ended before anything forks.
+#include "guest/init/lifecycle.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "common/read_file.h"
+#include "common/scenario_check.h"
+#include "guest/init/boot_arguments.h"
+#include "guest/init/crash_reporter.h"
+#include "guest/init/environment.h"
+#include "guest/init/fault_injection.h"
+#include "guest/init/guest_facts.h"
+#include "guest/init/init_supervisor.h"
+#include "guest/init/mounts.h"
+#include "guest/init/plan_check.h"
+#include "guest/init/scheduler_session.h"
+#include "guest/init/virtio_port.h"
+#include "guest/scenario/executor.h"
+
+namespace ktstr::guest {
+namespace {
+
+using namespace std::chrono_literals;
+using ktstr::v1::GuestResult;
+using ktstr::v1::Verdict;
+
+constexpr std::uint32_t kProtocol = 1;
+constexpr const char* kCgroupRoot = "/sys/fs/cgroup";
+constexpr std::size_t kMaxCommandLine = 65536;
+constexpr auto kPortLimit = 10s;
+constexpr auto kInjectionDelay = 500ms;
+constexpr auto kGoodbyeLimit = 30s;
+constexpr auto kDefaultAttachIdle = 20s;
+constexpr auto kDefaultAttachCpu = 30s;
+
+// Time each phase of the start took, for a Note: start-up time is something people optimise.
+class PhaseClock {
+ public:
+  explicit PhaseClock(MonotonicTime start) : last_(start) {}
+  void done(const char* phase) {
+    const MonotonicTime now = monotonic_now();
+    const std::chrono::duration<double, std::milli> took = now - std::exchange(last_, now);
+    text_ += fmt::format("{}{} {:.1f} ms", text_.empty() ? "" : ", ", phase, took.count());
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  MonotonicTime last_;
+  std::string text_;
+};
+
+// Points standard input, output and error at a terminal. What PID 1 and the C library print there is meant for people.
+void use_terminal(const char* path) {
+  const int fd = ::open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+  if (fd < 0) return;
+  for (const int target : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) ::dup2(fd, target);
+  if (fd > STDERR_FILENO) ::close(fd);
+}
+
+void add_reason(GuestResult& result, std::string kind, std::string text) {
+  ktstr::v1::Reason& reason = *result.add_reasons();
+  reason.set_kind(std::move(kind));
+  reason.set_text(std::move(text));
+}
+
+// Everything up to Hello. Dies when there is no way to reach the host.
+struct Booted {
+  BootArguments arguments;
+  std::unique_ptr<InitSupervisor> supervisor;
+  ktstr::v1::GuestFacts facts;
+};
+
+Booted boot(MonotonicTime start) {
+  PhaseClock clock(start);
+  Booted booted;
+  std::vector<std::string> warnings;
+  if (const Expected<> mounted = mount_essentials(); !mounted) die(mounted.error().to_string());
+  use_terminal("/dev/console");
+  std::vector<std::string> later_warnings;
+  std::thread later([&later_warnings] {
+    mount_rest(later_warnings);
+    prepare_environment(later_warnings);
+  });
+  clock.done("essential mounts");
+  const std::vector<std::string> modules = load_modules(warnings);
+  clock.done("modules");
+  const std::string fifo_error = become_fifo();
+
+  const Expected<std::string> command_line = read_file("/proc/cmdline", kMaxCommandLine);
+  if (!command_line) die(command_line.error().to_string());
+  booted.arguments = parse_boot_arguments(*command_line);
+  for (std::string& problem : booted.arguments.problems) warnings.push_back(std::move(problem));
+  if (booted.arguments.frame_port.empty()) die("the kernel command line has no ktstr.frames=virtio:<port name>");
+
+  booted.facts = collect_guest_facts();
+  clock.done("facts");
+  Expected<UniqueFd> port = open_virtio_port(booted.arguments.frame_port, kPortLimit);
+  if (!port) die(port.error().to_string());
+  set_crash_frame_port(port->get());
+  Expected<std::unique_ptr<InitSupervisor>> supervisor = InitSupervisor::create(FramePort(std::move(*port)));
+  if (!supervisor) die(supervisor.error().to_string());
+  booted.supervisor = std::move(*supervisor);
+  clock.done("port");
+
+  booted.facts.set_fifo(fifo_error.empty());
+  booted.facts.set_fifo_error(fifo_error);
+  booted.facts.set_init_start_ns(static_cast<std::uint64_t>(start.count()));
+  for (const std::string& module : modules) booted.facts.add_modules(module);
+  booted.facts.set_hello_ns(static_cast<std::uint64_t>(monotonic_now().count()));
+  ktstr::v1::Frame hello;
+  hello.mutable_hello()->set_protocol(kProtocol);
+  *hello.mutable_hello()->mutable_facts() = booted.facts;
+  booted.supervisor->send(std::move(hello));
+
+  if (::access("/dev/hvc0", F_OK) == 0) use_terminal("/dev/hvc0");
+  later.join();
+  clock.done("rest, after Hello");
+  for (std::string& warning : later_warnings) booted.supervisor->warn(std::move(warning));
+  for (std::string& warning : warnings) booted.supervisor->warn(std::move(warning));
+  booted.supervisor->note("PID 1 start: " + clock.text());
+  return booted;
+}
+
+// Waits for the plan and answers it; nothing when there is none to run.
+std::optional<ktstr::v1::RunPlan> receive_plan(InitSupervisor& supervisor, const ktstr::v1::GuestFacts& facts,
+                                               GuestResult& result) {
+  supervisor.set_phase("waiting for the plan");
+  std::optional<ktstr::v1::RunPlan> plan;
+  while (!(plan = supervisor.take_plan())) {
+    if (supervisor.stop_requested()) {
+      result.set_verdict(ktstr::v1::INCONCLUSIVE);
+      add_reason(result, "stopped", "the run was ended before its plan came: " + supervisor.stop_reason());
+      return std::nullopt;
+    }
+    // A passed deadline: this returns after each event; a plan is no reason to wake of its own.
+    supervisor.loop().run_once(monotonic_now() + 1h);
+  }
+  ktstr::v1::Frame answer;
+  const std::string refused = refuse_plan(*plan, facts.cpus_online());
+  answer.mutable_plan_accepted()->set_refused(refused);
+  supervisor.send(std::move(answer));
+  if (refused.empty()) return plan;
+  result.set_verdict(ktstr::v1::USAGE);
+  add_reason(result, "plan-refused", refused);
+  return std::nullopt;
+}
+
+void merge(ScenarioOutcome outcome, GuestResult& result) {
+  result.set_verdict(outcome.verdict);
+  for (ktstr::v1::Reason& reason : outcome.reasons) *result.add_reasons() = std::move(reason);
+  for (std::string& warning : outcome.warnings) *result.add_warnings() = std::move(warning);
+}
+
+// The scheduler's own words come first, whatever the scenario made of its absence.
+void lead_with(GuestResult& result, const std::string& kind, const std::string& text) {
+  GuestResult rest = result;
+  result.clear_reasons();
+  add_reason(result, kind, text);
+  for (ktstr::v1::Reason& reason : *rest.mutable_reasons()) {
+    if (reason.kind() != kind) *result.add_reasons() = std::move(reason);
+  }
+}
+
+void report_failed_start(const Error& error, const SchedulerSession& session, GuestResult& result) {
+  const bool timed_out = error.message().starts_with("did not attach");
+  result.set_verdict(static_cast<Verdict>(error.code()));
+  add_reason(result,
+             error.code() == ErrorCode::kSchedulerDied  ? "scheduler-exit"
+             : error.code() == ErrorCode::kKernelLacks  ? "kernel-lacks"
+             : error.code() == ErrorCode::kInconclusive ? "stopped"
+             : timed_out                                ? "attach-timeout"
+                                                        : "scheduler-start",
+             error.to_string());
+  if (!error.detail().empty()) add_reason(result, "scheduler-output", error.detail());
+  *result.mutable_scheduler() = session.result();
+}
+
+void run_plan(InitSupervisor& supervisor, const ktstr::v1::RunPlan& plan, Injection injection, double slowness,
+              GuestResult& result) {
+  std::optional<SchedulerSession> session;
+  if (plan.has_scheduler()) {
+    const auto cpu = duration_or(plan.limits().attach_cpu(), kDefaultAttachCpu);
+    const SchedulerSession::AttachLimits limits{
+        .idle = duration_or(plan.limits().attach_idle(), kDefaultAttachIdle),
+        .cpu = std::chrono::duration_cast<std::chrono::nanoseconds>(cpu * std::min(slowness, 1000.0))};
+    session.emplace(supervisor, plan.scheduler(), limits);
+    if (const Expected<> attached = session->attach(); !attached) {
+      report_failed_start(attached.error(), *session, result);
+      return;
+    }
+  }
+  supervisor.on_scenario_start([&supervisor, &session, injection] {
+    if (injection == Injection::kNone) return;
+    supervisor.loop().add_timer(monotonic_now() + kInjectionDelay, 0s, [&session, injection] {
+      inject_fault(injection, [&session] {
+        if (session) session->kill();
+      });
+    });
+  });
+  merge(run_scenario(plan, kCgroupRoot, supervisor), result);
+  if (!session) return;
+  const bool in_good_order = session->finish();
+  *result.mutable_scheduler() = session->result();
+  if (!in_good_order) {
+    result.set_verdict(ktstr::v1::SCHEDULER_DIED);
+    lead_with(result, "scheduler-exit", session->result().exit_message());
+  }
+}
+
+}  // namespace
+
+void run_as_init() {
+  const MonotonicTime start = monotonic_now();
+  install_crash_reporter();
+  ::signal(SIGPIPE, SIG_IGN);
+  ::umask(022);
+  const Booted booted = boot(start);
+  InitSupervisor& supervisor = *booted.supervisor;
+  GuestResult result;
+  if (const auto plan = receive_plan(supervisor, booted.facts, result)) {
+    run_plan(supervisor, *plan, booted.arguments.injection, booted.facts.slowness(), result);
+  }
+  supervisor.reaper().reap();
+  supervisor.set_phase("ending");
+  for (const std::string& warning : supervisor.warnings()) result.add_warnings(warning);
+  ktstr::v1::Frame frame;
+  *frame.mutable_result() = std::move(result);
+  supervisor.send(std::move(frame));
+  supervisor.say_goodbye(kGoodbyeLimit);
+  ::sync();
+  power_off();
+}
+
+}  // namespace ktstr::guest
