@@ -1,0 +1,86 @@
+#include <csignal>
+#include <cstdio>
+#include <exception>
+
+#include <CLI/CLI.hpp>
+#include <fmt/format.h>
+
+#include "common/units.h"
+#include "host/cli/run_command.h"
+#include "host/cli/run_options.h"
+#include "host/cli/scenarios_command.h"
+#include "host/cli/version.h"
+
+namespace {
+
+using ktstr::Error;
+using ktstr::ErrorCode;
+using ktstr::RunRequest;
+
+constexpr const char* kDescription =
+    "Boots a Linux kernel in a small virtual machine, runs a scheduler scenario in it, and gives a verdict.\n"
+    "  ktstr-vm --kernel bzImage --scheduler scx_simple\n"
+    "`run` is the default command.";
+constexpr const char* kFooter =
+    "Exit codes: 0 pass, 1 assertion failed, 2 usage, 3 kernel panic, 4 scheduler died, 5 time-out or hang,\n"
+    "10 kernel did not reach PID 1, 11 kernel lacks something, 12 scheduler could not be started,\n"
+    "20 host trouble, 21 inconclusive. The last line on standard output is for machines.";
+
+// All long option names, for "did you mean".
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  return names;
+}
+
+Error usage_error(const CLI::ParseError& error, const CLI::App& app) {
+  std::string text = error.what();
+  const std::string unknown = text.substr(0, text.find('=')).substr(text.rfind(' ') + 1);
+  const std::string near = unknown.starts_with("--") ? ktstr::closest_match(unknown, option_names(app)) : "";
+  if (!near.empty()) text += fmt::format(" (did you mean {}?)", near);
+  return {ErrorCode::kUsage, text + "; see ktstr-vm --help"};
+}
+
+int run_program(int argc, char** argv) {
+  CLI::App app(kDescription, "ktstr-vm");
+  app.footer(kFooter);
+  app.set_version_flag("--version", std::string("ktstr-vm ") + ktstr::kVersion);
+  app.fallthrough();
+  RunRequest request;
+  request.argv.assign(argv, argv + argc);
+  ktstr::add_run_options(app, request);
+  app.add_subcommand("run", "Run a scenario (default)");
+  std::string scenario_name;
+  auto* scenarios = app.add_subcommand("scenarios", "List the scenario catalog, or print one scenario");
+  scenarios->add_option("NAME", scenario_name, "Scenario to print");
+  app.require_subcommand(0, 1);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);
+  } catch (const CLI::ParseError& error) {
+    return ktstr::report_failure(usage_error(error, app), request);
+  }
+  if (scenarios->parsed()) return ktstr::scenarios_command(scenario_name);
+  if (request.kernel.empty()) {
+    return ktstr::report_failure(Error(ErrorCode::kUsage,
+                                       "--kernel is missing: the kernel to boot, e.g. --kernel "
+                                       "arch/x86/boot/bzImage; see ktstr-vm --help"),
+                                 request);
+  }
+  return ktstr::run_command(request);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // A peer that closes its end is an error of write(2), not the end of this program.
+  std::signal(SIGPIPE, SIG_IGN);
+  try {
+    return run_program(argc, argv);
+  } catch (const std::exception& error) {
+    return ktstr::report_failure(Error(ErrorCode::kHost, fmt::format("unexpected: {}", error.what())), {});
+  }
+}

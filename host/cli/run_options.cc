@@ -1,0 +1,89 @@
+#include "host/cli/run_options.h"
+
+#include <map>
+
+namespace ktstr {
+
+void add_run_options(CLI::App& app, RunRequest& request) {
+  const std::string what = "What runs";
+  app.add_option("-k,--kernel", request.kernel,
+                 "Kernel: a bzImage or vmlinux, a kernel build tree, or a folder unpacked from a "
+                 "distribution package")
+      ->group(what)
+      ->type_name("PATH");
+  app.add_option(
+         "-s,--scheduler", request.scheduler,
+         "sched_ext scheduler: a path, or a name searched in KTSTR_SCHEDULER_PATH, the cache and PATH. "
+         "Without it the kernel's own scheduler is tested")
+      ->group(what)
+      ->type_name("PATH|NAME");
+  app.add_option("--scheduler-args", request.scheduler_args,
+                 "Arguments of the scheduler, as one string; quotes work as in a shell")
+      ->group(what)
+      ->type_name("\"ARGS\"");
+  app.add_option("--scenario", request.scenario,
+                 "Scenario: a name of the catalog (ktstr-vm scenarios) or a file")
+      ->group(what)
+      ->type_name("NAME|FILE")
+      ->capture_default_str();
+  app.add_option("--duration", request.duration,
+                 "Duration of the scenario, e.g. 10s; replaces the scenario's own")
+      ->group(what)
+      ->type_name("D");
+  app.add_option("--include", request.includes,
+                 "Pack a file into the guest, at /include/<name> or at GUESTPATH; repeatable")
+      ->group(what)
+      ->type_name("FILE[:GUESTPATH]");
+
+  const std::string machine = "The machine";
+  auto* cpus = app.add_option("--cpus", request.cpus, "Number of vCPUs, one core each (default 2)");
+  cpus->group(machine)->type_name("N")->check(CLI::PositiveNumber);
+  app.add_option("--topology", request.topology,
+                 "CPU topology, e.g. numa=1,llcs=2,cores=2,threads=1 (llcs is the total)")
+      ->group(machine)
+      ->type_name("SPEC")
+      ->excludes(cpus);
+  app.add_option("--memory", request.memory,
+                 "Guest RAM, e.g. 1G (default: what the files need, at least 512M)")
+      ->group(machine)
+      ->type_name("SIZE");
+  static const std::map<std::string, AccelChoice> accels{
+      {"auto", AccelChoice::kAuto}, {"kvm", AccelChoice::kKvm}, {"tcg", AccelChoice::kTcg}};
+  app.add_option("--accel", request.accel, "auto, kvm or tcg (emulation by QEMU)")
+      ->group(machine)
+      ->type_name("KIND")
+      ->transform(CLI::CheckedTransformer(accels, CLI::ignore_case).description(""))
+      ->default_str("auto");
+  app.add_option("--append", request.append,
+                 "Add to the kernel command line, after our own arguments; repeatable")
+      ->group(machine)
+      ->type_name("KARGS")
+      ->allow_extra_args(false);
+  app.add_flag("--kaslr", request.kaslr,
+               "Let the kernel choose a random address (boots through its own decompressor)")
+      ->group(machine);
+  app.add_option("--boot-timeout", request.boot_timeout,
+                 "Longest time to PID 1, waiting for host CPUs not counted (default 60s)")
+      ->group(machine)
+      ->type_name("D");
+  app.add_flag("!--no-retry", request.retry, "Do not repeat a run that the emulator itself broke")
+      ->group(machine);
+
+  const std::string results = "Results";
+  app.add_option("--out", request.out, "Results folder; each run gets a folder of its own in it")
+      ->group(results)
+      ->type_name("DIR")
+      ->capture_default_str();
+  app.add_flag("--bisect", request.bisect,
+               "Exit codes for `git bisect run`: 0 good, 1 bad, 125 skip, 128 stop")
+      ->group(results);
+  app.add_flag("--bisect-boot", request.bisect_boot,
+               "With --bisect: a kernel that does not boot is bad, not skipped")
+      ->group(results);
+  app.add_flag("--explain", request.explain,
+               "Print the resolved plan, the guest's files and the command lines; run nothing")
+      ->group(results);
+  app.add_flag("-v,--verbose", request.verbose, "Show the guest's console")->group(results);
+}
+
+}  // namespace ktstr

@@ -1,0 +1,100 @@
+// Attempt: one execution of a plan on one machine, from start to the machine's end.
+//
+// The flow on the event loop:
+//   machine.start -> console bytes -> ConsoleScanner, console.log
+//                 -> frame bytes   -> Session -> (Hello: send the plan) ... (Bye)
+//                 -> timer         -> Guard, status line
+//                 -> signals       -> Stop frame, grace, then the axe
+//                 -> machine event -> end
+// It ends when the machine has ended, whoever ended it. What it came to is for the Judge.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+
+#include "host/machine/machine.h"
+#include "host/report/status_line.h"
+#include "host/run/console_scanner.h"
+#include "host/run/guard.h"
+#include "host/run/judge.h"
+#include "host/run/run_folder.h"
+#include "host/run/session.h"
+#include "proto/plan.pb.h"
+
+namespace ktstr {
+
+class Attempt {
+ public:
+  struct Logs {
+    BoundedLog console;
+    BoundedLog scheduler;
+  };
+  // Host times since machine.start, ns; 0: did not happen.
+  struct Milestones {
+    std::chrono::nanoseconds first_console{};
+    std::chrono::nanoseconds hello{};
+    std::chrono::nanoseconds scheduler_started{};
+    std::chrono::nanoseconds scenario_start{};
+    std::chrono::nanoseconds scenario_end{};
+    std::chrono::nanoseconds end{};
+  };
+
+  // `plan`, `status` and `logs` must outlive the Attempt.
+  Attempt(boost::asio::io_context& loop, Machine& machine, const ktstr::v1::RunPlan& plan,
+          const GuardLimits& limits, Logs& logs, StatusLine& status);
+  Attempt(const Attempt&) = delete;
+  Attempt& operator=(const Attempt&) = delete;
+
+  // Runs to the machine's end. Errors: the machine could not be started.
+  Expected<void> run();
+
+  // The user's SIGINT or SIGTERM: asks the guest for an orderly end; the second one, or no answer within the
+  // grace period, ends the machine.
+  void interrupt(const std::string& signal_name);
+
+  Evidence evidence() const;
+  const Session& session() const { return session_; }
+  const Milestones& milestones() const { return milestones_; }
+  // Largest resident memory of this process without guest RAM, bytes.
+  std::uint64_t own_memory() const { return own_memory_; }
+
+ private:
+  void on_console(std::span<const std::byte> bytes);
+  void on_frames(std::span<const std::byte> bytes);
+  void on_machine_event(const MachineEvent& event);
+  void on_tick();
+  void arm_tick();
+  void send_plan();
+  void look_for_death();
+  void note_milestones();
+  void end_machine();
+  std::chrono::nanoseconds since_start() const;
+
+  Machine& machine_;
+  const ktstr::v1::RunPlan& plan_;
+  Logs& logs_;
+  StatusLine& status_;
+  boost::asio::io_context& loop_;
+  boost::asio::steady_timer tick_;
+  Session session_;
+  ConsoleScanner console_;
+  Guard guard_;
+  FrameEncoder encoder_;
+  std::chrono::steady_clock::time_point start_;
+  Milestones milestones_;
+  std::uint64_t progress_ = 0;
+  std::uint64_t own_memory_ = 0;
+  bool over_ = false;
+  std::optional<MachineEvent> machine_end_;
+  std::optional<GuardTrip> guard_trip_;
+  std::string interrupted_by_;
+  std::optional<std::chrono::nanoseconds> axe_at_;
+};
+
+}  // namespace ktstr

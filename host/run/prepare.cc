@@ -1,0 +1,299 @@
+#include "host/run/prepare.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+
+#include <fmt/format.h>
+
+#include "common/quote.h"
+#include "common/units.h"
+#include "host/run/guest_files.h"
+#include "host/run/scenario_file.h"
+#include "host/run/scheduler_finder.h"
+#include "host/run/topology_spec.h"
+
+namespace ktstr {
+namespace {
+
+using std::chrono::nanoseconds;
+using SteadyClock = std::chrono::steady_clock;
+using ktstr::v1::RunPlan;
+
+constexpr std::uint32_t kSchemaVersion = 1;
+constexpr std::uint32_t kDefaultCpus = 2;
+// x86's COMMAND_LINE_SIZE (arch/x86/include/asm/setup.h) with its terminating zero; the kernel cuts what is
+// longer.
+constexpr std::size_t kMaxCommandLine = 2048;
+
+// Guest RAM: room for the kernel and the files (the archive and its unpacked copy), for each CPU's own data,
+// and for the work itself. Schedulers with arenas and verifier runs need some 100 MiB.
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
+constexpr std::uint64_t kLeastMemory = 512 * kMiB;
+constexpr std::uint64_t kWorkMemory = 256 * kMiB;
+constexpr std::uint64_t kMemoryPerCpu = 32 * kMiB;
+
+// Default limits, see proto/plan.proto.
+constexpr std::string_view kBootLimit = "60s";
+constexpr std::string_view kAttachIdle = "20s";
+constexpr std::string_view kAttachCpu = "30s";
+constexpr std::string_view kSilence = "30s";
+constexpr std::string_view kScenarioSlack = "60s";
+// The guest has better limits of its own for these two; the host's are for a guest that does not keep them.
+constexpr nanoseconds kAttachGuard = std::chrono::minutes(30);
+constexpr nanoseconds kFinishGuard = std::chrono::seconds(120);
+
+// Measures a phase of the preparation.
+class PhaseTimer {
+ public:
+  PhaseTimer(std::vector<ktstr::v1::PhaseTime>& phases, std::string name)
+      : phases_(phases), name_(std::move(name)) {}
+  PhaseTimer(const PhaseTimer&) = delete;
+  PhaseTimer& operator=(const PhaseTimer&) = delete;
+  ~PhaseTimer() {
+    ktstr::v1::PhaseTime phase;
+    phase.set_name(name_);
+    phase.set_ns(static_cast<std::uint64_t>((SteadyClock::now() - start_).count()));
+    phases_.push_back(std::move(phase));
+  }
+
+ private:
+  std::vector<ktstr::v1::PhaseTime>& phases_;
+  std::string name_;
+  SteadyClock::time_point start_ = SteadyClock::now();
+};
+
+Expected<CpuTopology> resolve_topology(const RunRequest& request) {
+  if (!request.topology.empty()) return parse_topology(request.topology);
+  CpuTopology topology;
+  topology.cores_per_llc = request.cpus.value_or(kDefaultCpus);
+  return topology;
+}
+
+// Checks everything that is text only; fills the plan's limits and includes.
+Expected<void> take_simple_options(const RunRequest& request, RunPlan& plan) {
+  for (const std::string& text : {request.duration, request.boot_timeout}) {
+    if (text.empty()) continue;
+    if (auto duration = parse_duration(text); !duration) return std::unexpected(std::move(duration.error()));
+  }
+  for (const std::string& arguments : request.append) {
+    if (arguments.find_first_of(std::string_view("\n\r\0", 3)) != std::string::npos) {
+      return fail(ErrorCode::kUsage,
+                  fmt::format("--append {}: a kernel command line is one line", quote(arguments)));
+    }
+  }
+  for (const std::string& text : request.includes) {
+    auto file = parse_include(text);
+    if (!file) return std::unexpected(std::move(file.error()));
+    *plan.add_includes() = std::move(*file);
+  }
+  auto* limits = plan.mutable_limits();
+  limits->set_boot(request.boot_timeout.empty() ? std::string(kBootLimit) : request.boot_timeout);
+  limits->set_attach_idle(std::string(kAttachIdle));
+  limits->set_attach_cpu(std::string(kAttachCpu));
+  limits->set_silence(std::string(kSilence));
+  limits->set_scenario_slack(std::string(kScenarioSlack));
+  return {};
+}
+
+Expected<void> take_scheduler(const RunRequest& request, const KernelImage& kernel, RunPlan& plan) {
+  if (request.scheduler.empty()) {
+    if (!request.scheduler_args.empty())
+      return fail(ErrorCode::kUsage, "--scheduler-args without --scheduler");
+    return {};
+  }
+  const auto path = find_scheduler(request.scheduler, kernel.release());
+  if (!path) return std::unexpected(path.error());
+  const auto arguments = split_arguments(request.scheduler_args);
+  if (!arguments) return propagate(Error(arguments.error()), "reading --scheduler-args");
+  if (!kernel.sched_ext().present) {
+    return fail(
+        ErrorCode::kKernelLacks,
+        fmt::format("kernel {} cannot run a sched_ext scheduler: {}; it needs CONFIG_SCHED_CLASS_EXT=y",
+                    kernel.release(), kernel.sched_ext().reason));
+  }
+  auto* scheduler = plan.mutable_scheduler();
+  scheduler->set_name(std::filesystem::path(*path).filename().string());
+  scheduler->set_host_path(*path);
+  scheduler->set_guest_path(guest_scheduler_path(scheduler->name()));
+  for (const std::string& argument : *arguments) scheduler->add_args(argument);
+  return {};
+}
+
+// What the scenario needs of machine and kernel. A derived configuration does not know every option: what it
+// does not mention is taken to be there, and a warning says so.
+Expected<void> check_requirements(const RunPlan& plan, const KernelImage& kernel, std::uint32_t cpus,
+                                  std::vector<std::string>& warnings) {
+  const auto& requirements = plan.scenario().requirements();
+  if (requirements.cpus() > cpus) {
+    return fail(ErrorCode::kKernelLacks,
+                fmt::format("scenario '{}' needs {} CPUs, the machine has {}; use --cpus {}",
+                            plan.scenario().name(), requirements.cpus(), cpus, requirements.cpus()));
+  }
+  for (const std::string& option : requirements.config()) {
+    if (kernel.config().enabled(option)) continue;
+    if (kernel.config().lookup(option).kind == ConfigValue::Kind::kAbsent && !kernel.config().complete()) {
+      warnings.push_back(fmt::format("cannot tell whether kernel {} has {}: its configuration is {}",
+                                     kernel.release(), option, kernel.config().source()));
+      continue;
+    }
+    return fail(ErrorCode::kKernelLacks,
+                fmt::format("scenario '{}' needs {}, which kernel {} does not have (according to {})",
+                            plan.scenario().name(), option, kernel.release(), kernel.config().source()));
+  }
+  return {};
+}
+
+Expected<std::uint64_t> resolve_memory(const RunRequest& request, const KernelImage& kernel,
+                                       std::uint64_t files, std::uint32_t cpus) {
+  if (!request.memory.empty()) {
+    auto size = parse_size(request.memory);
+    if (!size) return propagate(std::move(size.error()), "reading --memory");
+    const std::uint64_t least = kernel.init_size() + 2 * files + 16 * kMiB;
+    if (*size < least) {
+      return fail(ErrorCode::kUsage, fmt::format("--memory {} is too little: kernel and files alone need {}",
+                                                 request.memory, format_size(least)));
+    }
+    // Machines have whole pages; QEMU wants its memory file to be a multiple of 2 MiB with some backends.
+    return (*size + 2 * kMiB - 1) / (2 * kMiB) * (2 * kMiB);
+  }
+  const std::uint64_t need = kernel.init_size() + 3 * files + cpus * kMemoryPerCpu + kWorkMemory;
+  return std::max(kLeastMemory, (need + 64 * kMiB - 1) / (64 * kMiB) * (64 * kMiB));
+}
+
+// Our part of the kernel command line; the machine puts its own before it.
+std::string command_line(const RunRequest& request) {
+  // An oops ends the run at once: what a damaged kernel does afterwards proves nothing.
+  std::string line = "oops=panic rdinit=/init";
+  if (!request.kaslr) line += " nokaslr";
+  for (const std::string& arguments : request.append) line += " " + arguments;
+  return line;
+}
+
+// Enters the payload directly where that is possible, because decompressing in the guest costs most of the
+// boot.
+Expected<bool> resolve_entry(const RunRequest& request, const KernelImage& kernel) {
+  if (!request.kaslr && kernel.has_pvh_entry()) return true;
+  if (kernel.kind() != ImageKind::kVmlinux) return false;
+  if (request.kaslr) {
+    return fail(
+        ErrorCode::kUsage,
+        fmt::format("--kaslr needs a bzImage: '{}' is a vmlinux, and it is the bzImage's decompressor "
+                    "that moves the kernel",
+                    kernel.image_path()));
+  }
+  return fail(ErrorCode::kUsage,
+              fmt::format("'{}' is a vmlinux without a PVH entry (CONFIG_PVH=y); give the bzImage instead",
+                          kernel.image_path()));
+}
+
+GuardLimits guard_limits(const RunPlan& plan) {
+  // All of these texts were checked or are ours.
+  const auto limit = [](const std::string& text) {
+    return parse_duration(text).value_or(std::chrono::seconds(60));
+  };
+  return {.boot = limit(plan.limits().boot()),
+          .silence = limit(plan.limits().silence()),
+          .attach = kAttachGuard,
+          .scenario = limit(plan.scenario().duration()) + limit(plan.limits().scenario_slack()),
+          .finish = kFinishGuard};
+}
+
+void describe_kernel(const KernelImage& kernel, RunPlan& plan) {
+  auto* spec = plan.mutable_kernel();
+  spec->set_path(kernel.image_path());
+  spec->set_release(kernel.release());
+  spec->set_build_id(kernel.build_id());
+  spec->set_config_source(kernel.config().source());
+}
+
+void describe_machine(const RunRequest& request, const CpuTopology& topology, std::uint64_t memory,
+                      RunPlan& plan) {
+  auto* machine = plan.mutable_machine();
+  machine->set_kind(ktstr::v1::MachineSpec::TCG);
+  machine->set_memory_bytes(memory);
+  machine->set_kaslr(request.kaslr);
+  machine->mutable_topology()->set_numa_nodes(topology.numa_nodes);
+  machine->mutable_topology()->set_llcs(topology.llcs);
+  machine->mutable_topology()->set_cores_per_llc(topology.cores_per_llc);
+  machine->mutable_topology()->set_threads_per_core(topology.threads_per_core);
+}
+
+}  // namespace
+
+Expected<Prepared> prepare(const RunRequest& request) {
+  std::vector<ktstr::v1::PhaseTime> phases;
+  std::vector<std::string> warnings;
+  RunPlan plan;
+  plan.set_schema_version(kSchemaVersion);
+  if (auto taken = take_simple_options(request, plan); !taken)
+    return std::unexpected(std::move(taken.error()));
+  const auto topology = resolve_topology(request);
+  if (!topology) return std::unexpected(topology.error());
+  const auto choice = choose_machine(request.accel, probe_host_virtualization());
+  if (!choice) return std::unexpected(choice.error());
+  auto scenario = load_scenario(request.scenario, topology->cpus(), request.duration);
+  if (!scenario) return std::unexpected(std::move(scenario.error()));
+  *plan.mutable_scenario() = std::move(scenario->scenario);
+
+  auto kernel = [&] {
+    const PhaseTimer timer(phases, "image");
+    return KernelImage::open(request.kernel);
+  }();
+  if (!kernel) return std::unexpected(std::move(kernel.error()));
+  if (auto taken = take_scheduler(request, *kernel, plan); !taken)
+    return std::unexpected(std::move(taken.error()));
+  if (auto fits = check_requirements(plan, *kernel, topology->cpus(), warnings); !fits) {
+    return std::unexpected(std::move(fits.error()));
+  }
+  const auto enter_payload = resolve_entry(request, *kernel);
+  if (!enter_payload) return std::unexpected(enter_payload.error());
+  describe_kernel(*kernel, plan);
+
+  auto initramfs = [&] {
+    const PhaseTimer timer(phases, "initramfs");
+    return pack_guest_files(plan, *kernel, needed_modules(choice->kind));
+  }();
+  if (!initramfs) return std::unexpected(std::move(initramfs.error()));
+  const auto memory = resolve_memory(request, *kernel, initramfs->size, topology->cpus());
+  if (!memory) return std::unexpected(memory.error());
+  describe_machine(request, *topology, *memory, plan);
+  const GuardLimits limits = guard_limits(plan);
+  return Prepared{.plan = std::move(plan),
+                  .kernel = std::move(*kernel),
+                  .arguments = command_line(request),
+                  .initramfs = std::move(*initramfs),
+                  .topology = *topology,
+                  .machine_choice = *choice,
+                  .enter_payload = *enter_payload,
+                  .limits = limits,
+                  .phases = std::move(phases),
+                  .warnings = std::move(warnings)};
+}
+
+Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, const Prepared& prepared,
+                                                bool single_thread) {
+  BootSpec spec;
+  auto kernel = prepared.enter_payload ? prepared.kernel.payload_fd() : prepared.kernel.image_fd();
+  if (!kernel) return std::unexpected(std::move(kernel.error()));
+  spec.kernel = std::move(*kernel);
+  spec.kernel_is_elf = prepared.enter_payload;
+  spec.initramfs.reset(::dup(prepared.initramfs.memfd.get()));
+  if (!spec.initramfs) return fail_errno(ErrorCode::kHost, "cannot hand the initramfs to the machine");
+  spec.initramfs_size = prepared.initramfs.size;
+  spec.command_line = prepared.arguments;
+  spec.memory_bytes = prepared.plan.machine().memory_bytes();
+  spec.topology = prepared.topology;
+  const std::string hz(prepared.kernel.config().lookup("CONFIG_HZ").text);
+  spec.kernel_hz = static_cast<std::uint32_t>(std::strtoul(hz.c_str(), nullptr, 10));
+  auto machine = create_machine(prepared.machine_choice.kind, loop, std::move(spec), {.single_thread = single_thread});
+  if (machine && (*machine)->command_line().size() >= kMaxCommandLine) {
+    return fail(ErrorCode::kUsage, fmt::format("the kernel command line has {} bytes, the kernel takes {}; shorten --append",
+                                               (*machine)->command_line().size(), kMaxCommandLine - 1));
+  }
+  return machine;
+}
+
+}  // namespace ktstr

@@ -1,0 +1,43 @@
+// From what the user asked for to everything a machine needs: the RunPlan, the kernel, the initramfs. Nothing
+// is started and nothing is written (but caches), so every mistake a user can make is found here, before a
+// run exists.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/error.h"
+#include "host/boot/initramfs.h"
+#include "host/kernel/kernel_image.h"
+#include "host/machine/create.h"
+#include "host/machine/machine.h"
+#include "host/run/guard.h"
+#include "host/run/run_request.h"
+#include "proto/plan.pb.h"
+#include "proto/result.pb.h"
+
+namespace ktstr {
+
+struct Prepared {
+  ktstr::v1::RunPlan plan;  // run_id is filled in later
+  KernelImage kernel;
+  std::string arguments;  // our part of the kernel command line
+  Initramfs initramfs;
+  CpuTopology topology;
+  MachineChoice machine_choice;
+  // The ELF payload is entered directly; otherwise the bzImage runs its own decompressor.
+  bool enter_payload = false;
+  GuardLimits limits;
+  std::vector<ktstr::v1::PhaseTime> phases;  // "image", "initramfs"
+  std::vector<std::string> warnings;
+};
+
+Expected<Prepared> prepare(const RunRequest& request);
+
+// A machine for `prepared`. `single_thread`: one thread for all vCPUs, for the repetition after an emulator
+// fault.
+Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, const Prepared& prepared,
+                                                bool single_thread);
+
+}  // namespace ktstr

@@ -1,0 +1,37 @@
+// RunRequest: what the user asked for, as given, before anything is resolved.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "host/machine/create.h"
+
+namespace ktstr {
+
+struct RunRequest {
+  std::string kernel;                      // --kernel: image, build tree or package folder
+  std::string scheduler;                   // --scheduler: path or name; empty: the kernel's own
+  std::string scheduler_args;              // --scheduler-args: one string, split like a shell would
+  std::string scenario = "steady";         // --scenario: catalog name or file
+  std::optional<std::uint32_t> cpus;       // --cpus
+  std::string topology;                    // --topology: "numa=1,llcs=2,cores=2,threads=1"
+  std::string memory;                      // --memory: "1G"; empty: computed
+  std::string duration;                    // --duration
+  std::string out = "ktstr-out";           // --out
+  AccelChoice accel = AccelChoice::kAuto;  // --accel
+  std::vector<std::string> append;         // --append, in order
+  bool kaslr = false;
+  std::vector<std::string> includes;  // --include FILE[:GUESTPATH]
+  std::string boot_timeout;           // --boot-timeout
+  bool bisect = false;
+  bool bisect_boot = false;
+  bool explain = false;
+  bool retry = true;  // --no-retry: an emulator fault ends the run
+  int verbose = 0;
+  std::vector<std::string> argv;  // as typed, for the record
+};
+
+}  // namespace ktstr

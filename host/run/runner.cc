@@ -1,0 +1,279 @@
+#include "host/run/runner.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <ctime>
+#include <memory>
+#include <thread>
+#include <utility>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include "host/report/json_writer.h"
+#include "host/report/verdict_text.h"
+#include "host/run/attempt.h"
+#include "host/run/explain.h"
+#include "host/run/prepare.h"
+#include "host/run/run_folder.h"
+
+namespace ktstr {
+namespace {
+
+using std::chrono::nanoseconds;
+using SteadyClock = std::chrono::steady_clock;
+
+constexpr std::uint32_t kSchemaVersion = 1;
+
+// Turns SIGINT and SIGTERM into events of the loop, from before the first file is made until the result is
+// written.
+class SignalWatch {
+ public:
+  explicit SignalWatch(boost::asio::io_context& loop) : signals_(loop, SIGINT, SIGTERM) { wait(); }
+  // Who is told; the first signal that came before anybody listened is kept.
+  void set_handler(std::function<void(const std::string&)> handler) {
+    handler_ = std::move(handler);
+    if (handler_ && !pending_.empty()) handler_(std::exchange(pending_, {}));
+  }
+  bool pending() const { return !pending_.empty(); }
+  void stop() {
+    stopped_ = true;
+    signals_.cancel();
+  }
+
+ private:
+  void wait() {
+    signals_.async_wait([this](const boost::system::error_code& error, int number) {
+      if (error || stopped_) return;
+      const std::string name = number == SIGINT ? "SIGINT" : "SIGTERM";
+      if (handler_)
+        handler_(name);
+      else
+        pending_ = name;
+      wait();
+    });
+  }
+
+  boost::asio::signal_set signals_;
+  std::function<void(const std::string&)> handler_;
+  std::string pending_;
+  bool stopped_ = false;
+};
+
+void add_phase(ktstr::v1::HostSection& host, const std::string& name, nanoseconds time) {
+  if (time <= nanoseconds(0)) return;
+  auto* phase = host.add_phases();
+  phase->set_name(name);
+  phase->set_ns(static_cast<std::uint64_t>(time.count()));
+}
+
+// Where the time went, from the host's milestones and the guest's own clock.
+void add_run_phases(ktstr::v1::HostSection& host, const Attempt& attempt) {
+  const Attempt::Milestones& at = attempt.milestones();
+  const auto& facts = attempt.session().guest().facts();
+  const nanoseconds init(
+      static_cast<std::int64_t>(facts.hello_ns() - std::min(facts.init_start_ns(), facts.hello_ns())));
+  add_phase(host, "machine", at.first_console);
+  if (at.hello > nanoseconds(0)) {
+    add_phase(host, "kernel", at.hello - at.first_console - init);
+    add_phase(host, "init", init);
+  }
+  if (at.scheduler_started > nanoseconds(0) && at.scenario_start > nanoseconds(0)) {
+    add_phase(host, "scheduler", at.scenario_start - at.scheduler_started);
+  }
+  if (at.scenario_start > nanoseconds(0) && at.scenario_end > nanoseconds(0)) {
+    add_phase(host, "scenario", at.scenario_end - at.scenario_start);
+  }
+  if (at.scenario_end > nanoseconds(0)) add_phase(host, "finish", at.end - at.scenario_end);
+}
+
+void describe_machine(ktstr::v1::HostSection& host, const Machine& machine, const Prepared& prepared) {
+  host.set_machine(std::string(machine.kind()));
+  host.set_machine_reason(prepared.machine_choice.reason);
+  const Machine::Emulator emulator = machine.emulator();
+  host.set_emulator(emulator.path);
+  host.set_emulator_version(emulator.version);
+  host.clear_emulator_argv();
+  for (const std::string& argument : emulator.argv) host.add_emulator_argv(argument);
+  for (const std::string& warning : machine.warnings()) host.add_warnings(warning);
+}
+
+void describe_host(ktstr::v1::HostSection& host, const RunRequest& request, const Prepared& prepared) {
+  host.set_started_at(fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))));
+  for (const std::string& argument : request.argv) host.add_argv(argument);
+  for (const auto& phase : prepared.phases) *host.add_phases() = phase;
+  for (const std::string& warning : prepared.warnings) host.add_warnings(warning);
+  host.set_initramfs_bytes(prepared.initramfs.size);
+  host.set_host_cpus(std::max(1U, std::thread::hardware_concurrency()));
+  double load = 0;
+  if (::getloadavg(&load, 1) == 1) host.set_load_average(load);
+  host.set_overcommitted(prepared.topology.cpus() > host.host_cpus());
+}
+
+// One quoted shell line that repeats this run.
+std::string shell_line(const std::vector<std::string>& argv) {
+  std::string line;
+  for (const std::string& argument : argv) {
+    const bool plain = !argument.empty() && argument.find_first_not_of(
+                                                "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                                "0123456789_-+=/.,:@%") == std::string::npos;
+    std::string quoted = argument;
+    for (std::size_t at = 0; !plain && (at = quoted.find('\'', at)) != std::string::npos; at += 4)
+      quoted.replace(at, 1, "'\\''");
+    line += (line.empty() ? "" : " ") + (plain ? argument : "'" + quoted + "'");
+  }
+  return line + "\n";
+}
+
+// What all attempts of one run share.
+struct RunContext {
+  boost::asio::io_context& loop;
+  SignalWatch& signals;
+  const RunRequest& request;
+  const Prepared& prepared;
+  const ktstr::v1::RunPlan& plan;
+  Attempt::Logs& logs;
+  StatusLine& status;
+};
+
+// Tries once; fills what this try found into `result`.
+Expected<Judgement> run_attempt(const RunContext& run, Machine& machine, ktstr::v1::RunResult& result) {
+  describe_machine(*result.mutable_host(), machine, run.prepared);
+  Attempt attempt(run.loop, machine, run.plan, run.prepared.limits, run.logs, run.status);
+  run.signals.set_handler([&attempt](const std::string& name) { attempt.interrupt(name); });
+  auto ran = attempt.run();
+  run.signals.set_handler({});
+  if (!ran) return std::unexpected(std::move(ran.error()));
+  *result.mutable_guest() = attempt.session().guest();
+  *result.mutable_host()->mutable_frames() = attempt.session().stats();
+  result.mutable_host()->set_own_memory_bytes(attempt.own_memory());
+  add_run_phases(*result.mutable_host(), attempt);
+  return judge(attempt.evidence());
+}
+
+// Runs, and repeats once with one vCPU thread when the emulator broke the guest.
+Expected<Judgement> run_attempts(const RunContext& run, std::unique_ptr<Machine> machine,
+                                 ktstr::v1::RunResult& result) {
+  const ktstr::v1::HostSection before = result.host();
+  result.mutable_host()->set_attempt(1);
+  auto judgement = run_attempt(run, *machine, result);
+  if (!judgement || !judgement->emulator_fault || !run.request.retry) return judgement;
+  const std::string why = judgement->reasons.front().text();
+  run.status.event("repeating with one thread for all vCPUs: " + why);
+  *result.mutable_host() = before;
+  result.mutable_host()->set_attempt(2);
+  result.mutable_host()->add_attempt_reasons(why);
+  run.logs.console.append("\nktstr-vm: second attempt, one thread for all vCPUs\n");
+  machine.reset();
+  auto second = make_machine(run.loop, run.prepared, true);
+  if (!second) return std::unexpected(std::move(second.error()));
+  return run_attempt(run, **second, result);
+}
+
+Expected<Attempt::Logs> open_logs(const RunFolder& folder) {
+  auto console = folder.open_log("console.log");
+  if (!console) return std::unexpected(std::move(console.error()));
+  auto scheduler = folder.open_log("scheduler.log");
+  if (!scheduler) return std::unexpected(std::move(scheduler.error()));
+  return Attempt::Logs{std::move(*console), std::move(*scheduler)};
+}
+
+// Puts the judgement, or the error that took its place, into the result. True when the user ended the run.
+bool conclude(Expected<Judgement> judgement, ktstr::v1::RunResult& result) {
+  if (!judgement) {
+    result.set_verdict(verdict_of(judgement.error().code()));
+    result.set_partial(true);
+    *result.add_reasons() = reason_of(judgement.error());
+    return false;
+  }
+  bool interrupted = false;
+  result.set_verdict(judgement->verdict);
+  result.set_partial(judgement->partial);
+  for (auto& reason : judgement->reasons) {
+    interrupted = interrupted || reason.kind() == "interrupted";
+    *result.add_reasons() = std::move(reason);
+  }
+  return interrupted;
+}
+
+}  // namespace
+
+ktstr::v1::Verdict verdict_of(ErrorCode code) {
+  return static_cast<ktstr::v1::Verdict>(code);
+}
+
+ktstr::v1::Reason reason_of(const Error& error) {
+  ktstr::v1::Reason reason;
+  switch (error.code()) {
+    case ErrorCode::kUsage:
+      reason.set_kind("bad-input");
+      break;
+    case ErrorCode::kKernelLacks:
+      reason.set_kind("kernel-lacks");
+      break;
+    case ErrorCode::kStartFailed:
+      reason.set_kind("start-failed");
+      break;
+    default:
+      reason.set_kind("host-trouble");
+      break;
+  }
+  reason.set_text(error.to_string() + (error.detail().empty() ? "" : "\n" + error.detail()));
+  return reason;
+}
+
+Expected<RunOutput> run(const RunRequest& request, StatusLine& status) {
+  const auto started = SteadyClock::now();
+  boost::asio::io_context loop;
+  SignalWatch signals(loop);
+  status.update("reading the kernel image");
+  auto prepared = prepare(request);
+  if (!prepared) return std::unexpected(std::move(prepared.error()));
+  // Made before the run has a folder: what the machine cannot have is the user's mistake, and leaves nothing
+  // behind.
+  auto machine = make_machine(loop, *prepared, false);
+  if (!machine) return std::unexpected(std::move(machine.error()));
+  auto folder = RunFolder::create(request.out);
+  if (!folder) return std::unexpected(std::move(folder.error()));
+  ktstr::v1::RunPlan plan = prepared->plan;
+  plan.set_run_id(folder->id());
+  plan.mutable_kernel()->set_command_line((*machine)->command_line());
+
+  RunOutput output;
+  ktstr::v1::RunResult& result = output.result;
+  result.set_schema_version(kSchemaVersion);
+  *result.mutable_plan() = plan;
+  describe_host(*result.mutable_host(), request, *prepared);
+  if (auto written = folder->write("plan.textproto", plan_text(plan)); !written)
+    return std::unexpected(std::move(written.error()));
+  if (auto written = folder->write("command", shell_line(request.argv)); !written)
+    return std::unexpected(std::move(written.error()));
+  auto logs = open_logs(*folder);
+  if (!logs) return std::unexpected(std::move(logs.error()));
+
+  const RunContext context{loop, signals, request, *prepared, plan, *logs, status};
+  const bool interrupted = conclude(run_attempts(context, std::move(*machine), result), result);
+  result.set_exit_code(static_cast<std::uint32_t>(
+      exit_code(result.verdict(), request.bisect, request.bisect_boot, interrupted)));
+  const int log_error =
+      logs->console.write_error() != 0 ? logs->console.write_error() : logs->scheduler.write_error();
+  if (log_error != 0)
+    result.mutable_host()->add_warnings(
+        Error::from_errno(ErrorCode::kHost, "the logs are incomplete", log_error).to_string());
+  result.mutable_host()->set_wall_ns(static_cast<std::uint64_t>((SteadyClock::now() - started).count()));
+
+  if (auto written = folder->write("result.json", to_json(result)); written) {
+    output.result_path = (folder->path() / "result.json").string();
+  } else {
+    // The verdict stands even when its file could not be written.
+    result.mutable_host()->add_warnings(written.error().to_string());
+  }
+  signals.stop();
+  return output;
+}
+
+}  // namespace ktstr

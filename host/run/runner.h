@@ -1,0 +1,26 @@
+// One run from request to result; the only place that knows the order of things.
+#pragma once
+
+#include <string>
+
+#include "common/error.h"
+#include "host/report/status_line.h"
+#include "host/run/run_request.h"
+#include "proto/result.pb.h"
+
+namespace ktstr {
+
+struct RunOutput {
+  ktstr::v1::RunResult result;
+  std::string result_path;  // of result.json; empty when it could not be written
+};
+
+// Prepares, runs, judges, writes the result folder. Errors: everything that ends a run before it has a folder
+// of its own (usage, missing files, an unwritable results folder); nothing is left behind then.
+Expected<RunOutput> run(const RunRequest& request, StatusLine& status);
+
+// An error's verdict and reason, as results show them.
+ktstr::v1::Verdict verdict_of(ErrorCode code);
+ktstr::v1::Reason reason_of(const Error& error);
+
+}  // namespace ktstr

@@ -1,0 +1,146 @@
+#include "tests/vm/run/vm_run.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+namespace ktstr::vmtest {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+std::string slurp(const fs::path& path) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+pid_t spawn(const std::vector<std::string>& argv, const fs::path& out, const fs::path& err) {
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, 1, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_addopen(&actions, 2, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  std::vector<char*> raw;
+  for (const std::string& argument : argv) raw.push_back(const_cast<char*>(argument.c_str()));
+  raw.push_back(nullptr);
+  pid_t pid = -1;
+  const int error = ::posix_spawn(&pid, raw[0], &actions, nullptr, raw.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  return error == 0 ? pid : -1;
+}
+
+bool is_alive(pid_t pid) {
+  siginfo_t info = {};
+  return ::waitid(P_PID, static_cast<id_t>(pid), &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == 0;
+}
+
+std::string last_line_of(std::string text) {
+  while (text.ends_with('\n')) text.pop_back();
+  return text.substr(text.rfind('\n') + 1);
+}
+
+}  // namespace
+
+std::string VmRun::reason_kind() const {
+  return result.is_object() && result.contains("reasons") ? result["reasons"][0].value("kind", "") : "";
+}
+
+std::string VmRun::reason_text() const {
+  return result.is_object() && result.contains("reasons") ? result["reasons"][0].value("text", "") : "";
+}
+
+std::string VmRun::describe() const {
+  return "exit code " + std::to_string(exit_code) + "\n--- stdout\n" + out + "--- stderr\n" + err +
+         "--- console (end)\n" + [this] {
+           const std::string console = slurp(folder / "console.log");
+           return console.substr(console.size() > 3000 ? console.size() - 3000 : 0);
+         }();
+}
+
+void VmTest::SetUp() {
+  std::string pattern = (fs::temp_directory_path() / "ktstr-vm-test-XXXXXX").string();
+  ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+  folder_ = pattern;
+}
+
+void VmTest::TearDown() {
+  if (!HasFailure()) fs::remove_all(folder_);
+}
+
+std::string VmTest::kernel(const std::string& series) {
+  return environment(series == "7.2" ? "KTSTR_TEST_KERNEL_72" : "KTSTR_TEST_KERNEL_618");
+}
+
+std::string VmTest::example_scheduler(const std::string& name) {
+  const std::string path = environment("KTSTR_TEST_SCHEDULERS") + "/" + name;
+  return fs::exists(path) ? path : "";
+}
+
+std::string VmTest::real_scheduler(const std::string& name) {
+  const std::string path = environment("KTSTR_TEST_REAL_SCHEDULERS") + "/" + name;
+  return fs::exists(path) ? path : "";
+}
+
+VmRun VmTest::run(std::vector<std::string> arguments, const std::function<void(pid_t)>& meanwhile) const {
+  arguments.insert(arguments.begin(), environment("KTSTR_VM"));
+  arguments.insert(arguments.end(), {"--out", (folder_ / "out").string()});
+  const pid_t pid = spawn(arguments, folder_ / "stdout", folder_ / "stderr");
+  VmRun run;
+  if (pid < 0) return run;
+  if (meanwhile) meanwhile(pid);
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  run.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  run.out = slurp(folder_ / "stdout");
+  run.err = slurp(folder_ / "stderr");
+  run.last_line = last_line_of(run.out);
+  std::error_code error;
+  const fs::path latest = folder_ / "out" / "latest";
+  if (fs::exists(latest, error)) run.folder = fs::canonical(latest, error);
+  run.result = nlohmann::json::parse(slurp(run.folder / "result.json"), nullptr, false);
+  return run;
+}
+
+VmRun VmTest::run_on(const std::string& series, std::vector<std::string> arguments,
+                     const std::function<void(pid_t)>& meanwhile) const {
+  arguments.insert(arguments.begin(), {"--kernel", kernel(series)});
+  return run(std::move(arguments), meanwhile);
+}
+
+bool VmTest::wait_for_output(pid_t pid, const std::string& text) const {
+  using namespace std::chrono_literals;
+  // A file has no readiness event for its reader; the program under test bounds the wait by ending.
+  while (slurp(folder_ / "stderr").find(text) == std::string::npos) {
+    if (!is_alive(pid)) return false;
+    std::this_thread::sleep_for(20ms);
+  }
+  return true;
+}
+
+std::vector<pid_t> processes_with(const std::string& marker) {
+  std::vector<pid_t> found;
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator("/proc", error)) {
+    const pid_t pid = std::atoi(entry.path().filename().c_str());
+    if (pid > 0 && pid != ::getpid() && slurp(entry.path() / "cmdline").find(marker) != std::string::npos)
+      found.push_back(pid);
+  }
+  return found;
+}
+
+}  // namespace ktstr::vmtest
