@@ -264,6 +264,8 @@ void die(std::string_view reason) {
 }
 
 void power_off() {
+  // A unit test runs as root on somebody's machine.
+  if (own_pid() != 1) ::_exit(134);
   // Each is a weaker wish than the one before.
   ::reboot(RB_POWER_OFF);
   write_console("ktstr-guest: the kernel does not power off, restarting\n");

@@ -26,7 +26,8 @@ void set_crash_sequence(std::uint32_t sequence);
 
 // Reports `reason` like a crash, with the caller's backtrace, and switches the machine off.
 [[noreturn]] void die(std::string_view reason);
-// Switches the machine off; when that fails: restarts it, halts it, sleeps for ever.
+// Switches the machine off; when that fails: restarts it, halts it, sleeps for ever. A process other than PID 1 exits with
+// status 134 instead.
 [[noreturn]] void power_off();
 // Writes to the kernel console (descriptor of /dev/console, or whatever stderr is). No heap, no locks.
 void write_console(std::string_view text);

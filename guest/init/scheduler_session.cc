@@ -26,8 +26,9 @@ constexpr auto kMaxPatience = 60s;
 
 }  // namespace
 
-SchedulerSession::SchedulerSession(InitSupervisor& supervisor, ktstr::v1::SchedulerSpec spec, AttachLimits limits)
-    : supervisor_(supervisor), spec_(std::move(spec)), limits_(limits) {
+SchedulerSession::SchedulerSession(InitSupervisor& supervisor, ktstr::v1::SchedulerSpec spec, AttachLimits limits,
+                                   ScxStateReader scx)
+    : supervisor_(supervisor), spec_(std::move(spec)), limits_(limits), scx_(std::move(scx)) {
   result_.set_name(spec_.name());
 }
 

@@ -35,7 +35,8 @@ class SchedulerSession {
     std::chrono::nanoseconds cpu;   // CPU time, already multiplied by the slowness
   };
 
-  SchedulerSession(InitSupervisor& supervisor, ktstr::v1::SchedulerSpec spec, AttachLimits limits);
+  SchedulerSession(InitSupervisor& supervisor, ktstr::v1::SchedulerSpec spec, AttachLimits limits,
+                   ScxStateReader scx = ScxStateReader());
   SchedulerSession(const SchedulerSession&) = delete;
   SchedulerSession& operator=(const SchedulerSession&) = delete;
   ~SchedulerSession();

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "host/machine/host_resources.h"
+#include "host/machine/tcg/pc_memory.h"
 #include "host/machine/tcg/tcg_machine.h"
 
 namespace ktstr {
@@ -60,6 +61,10 @@ Expected<MachineChoice> choose_machine(AccelChoice asked, const HostVirtualizati
 std::vector<std::string> needed_modules(AccelChoice kind) {
   // Our own monitor offers its console by virtio-mmio, QEMU's pc machine by PCI.
   return {kind == AccelChoice::kKvm ? "virtio_mmio" : "virtio_pci", "virtio_console"};
+}
+
+Expected<void> check_limits(AccelChoice /*kind*/, const BootSpec& spec) {
+  return check_pc_limits(spec);
 }
 
 Expected<std::unique_ptr<Machine>> create_machine(AccelChoice asked, boost::asio::io_context& loop, BootSpec spec,

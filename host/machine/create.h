@@ -35,6 +35,10 @@ Expected<MachineChoice> choose_machine(AccelChoice asked, const HostVirtualizati
 // built in.
 std::vector<std::string> needed_modules(AccelChoice kind);
 
+// Whether a machine of this kind can have this topology and this much memory; looks at nothing else of `spec`. Errors as
+// create_machine.
+Expected<void> check_limits(AccelChoice kind, const BootSpec& spec);
+
 struct MachineOptions {
   // tcg: one host thread for all vCPUs, for repeating a run that the emulator itself broke.
   bool single_thread = false;

@@ -72,6 +72,14 @@ Expected<CpuTopology> resolve_topology(const RunRequest& request) {
   return topology;
 }
 
+// Before the scenario is read, whose CPU sets refer to these CPUs; memory is decided later, when the files are known.
+Expected<void> check_topology(AccelChoice kind, const CpuTopology& topology) {
+  BootSpec spec;
+  spec.topology = topology;
+  spec.memory_bytes = topology.numa_nodes * kLeastMemory;
+  return check_limits(kind, spec);
+}
+
 // Checks everything that is text only; fills the plan's limits and includes.
 Expected<void> take_simple_options(const RunRequest& request, RunPlan& plan) {
   for (const std::string& text : {request.duration, request.boot_timeout}) {
@@ -234,6 +242,7 @@ Expected<Prepared> prepare(const RunRequest& request) {
   if (!topology) return std::unexpected(topology.error());
   const auto choice = choose_machine(request.accel, probe_host_virtualization());
   if (!choice) return std::unexpected(choice.error());
+  if (auto possible = check_topology(choice->kind, *topology); !possible) return std::unexpected(std::move(possible.error()));
   auto scenario = load_scenario(request.scenario, topology->cpus(), request.duration);
   if (!scenario) return std::unexpected(std::move(scenario.error()));
   *plan.mutable_scenario() = std::move(scenario->scenario);

@@ -106,10 +106,9 @@ Complaint explain_parser_error(const SourceText& source, const FirstError& error
 }
 
 Error complain(const SourceText& source, const Complaint& complaint) {
-  std::string detail = source.excerpt(complaint.position, complaint.message);
+  std::string detail = source.excerpt(complaint.position);
   if (!complaint.hint.empty()) detail += "\n  hint: " + complaint.hint;
-  Error error(ErrorCode::kUsage, fmt::format("{}:{}:{}: {}", source.name(), complaint.position.line,
-                                             complaint.position.column, complaint.message));
+  Error error(ErrorCode::kUsage, fmt::format("{}: {}", source.place(complaint.position), complaint.message));
   return std::move(error).with_detail(std::move(detail));
 }
 

@@ -69,7 +69,11 @@ SourcePosition SourceText::find_word_before(std::string_view word, SourcePositio
   }
 }
 
-std::string SourceText::excerpt(SourcePosition position, std::string_view message) const {
+std::string SourceText::place(SourcePosition position) const {
+  return fmt::format("{}:{}:{}", name_, position.line, position.column);
+}
+
+std::string SourceText::excerpt(SourcePosition position) const {
   std::string shown(line(position.line).substr(0, kMaxExcerptLine));
   // A tab keeps its width in the caret line, any other control character would disturb a terminal.
   std::string pad;
@@ -77,7 +81,7 @@ std::string SourceText::excerpt(SourcePosition position, std::string_view messag
     if (shown[i] != '\t' && std::iscntrl(static_cast<unsigned char>(shown[i])) != 0) shown[i] = '?';
     if (i + 1 < static_cast<std::size_t>(position.column)) pad += shown[i] == '\t' ? '\t' : ' ';
   }
-  return fmt::format("{}:{}:{}: {}\n  {}\n  {}^", name_, position.line, position.column, message, shown, pad);
+  return fmt::format("  {}\n  {}^", shown, pad);
 }
 
 }  // namespace ktstr

@@ -28,8 +28,10 @@ class SourceText {
   // there is none. For messages whose position is that of the token after the word.
   SourcePosition find_word_before(std::string_view word, SourcePosition limit) const;
 
-  // "<name>:<line>:<column>: <message>", the source line, and a caret below the place.
-  std::string excerpt(SourcePosition position, std::string_view message) const;
+  // "<name>:<line>:<column>", for messages.
+  std::string place(SourcePosition position) const;
+  // The source line, indented, and a caret below the place; two lines without a newline at the end.
+  std::string excerpt(SourcePosition position) const;
 
  private:
   std::size_t offset_of(SourcePosition position) const;

@@ -39,7 +39,7 @@ TEST(JsonWriter, InvalidUtf8IsReplacedAndBytesAreBase64) {
   EXPECT_EQ(nlohmann::json::parse(to_json(frame))["output"]["data"], "AP8Qeg==");
   RunResult result;
   result.add_reasons()->set_text("bad \xff byte");
-  EXPECT_NO_THROW(static_cast<void>(nlohmann::json::parse(to_json(result))));
+  EXPECT_FALSE(nlohmann::json::parse(to_json(result), nullptr, false).is_discarded());
 }
 
 TEST(VerdictText, PlainExitCodesAreTheVerdictsNumbers) {

@@ -1,6 +1,8 @@
 // What users get wrong: the right exit code, a message that says what would be right, and nothing left
 // behind.
+#include <cstdlib>
 #include <fstream>
+#include <optional>
 
 #include "tests/vm/run/vm_run.h"
 
@@ -57,7 +59,7 @@ TEST_F(BadInput, NoSuchKernel) {
   expect({"--kernel", "/nonexistent/bzImage"}, 2, "/nonexistent/bzImage");
 }
 TEST_F(BadInput, ATextFileIsNoKernel) {
-  expect({"--kernel", file("k", "hello\n")}, 2, "not a kernel");
+  expect({"--kernel", file("k", "hello\n")}, 2, "text file");
 }
 TEST_F(BadInput, AnEmptyFileIsNoKernel) {
   expect({"--kernel", file("k", "")}, 2, "k'");
@@ -75,7 +77,7 @@ TEST_F(BadInput, A32BitElf) {
 TEST_F(BadInput, AnArm64Image) {
   std::string image(4096, '\0');
   image.replace(0x38, 4, "ARM\x64");
-  expect({"--kernel", file("k", image)}, 2, "arm64");
+  expect({"--kernel", file("k", image)}, 2, "aarch64");
 }
 TEST_F(BadInput, UnderBisectUsageStopsTheBisection) {
   expect({"--kernel", "/nonexistent", "--bisect"}, 128, "/nonexistent");
@@ -103,7 +105,7 @@ TEST_F(BadInputWithKernel, ACpusetOutsideTheTopology) {
       {"--scenario",
        file("s.textproto",
             "steps { cgroups { name: \"a\" cpuset: \"0-7\" works { workers: 1 spin {} } } }\n")},
-      2, "s.textproto:1:31");
+      2, "s.textproto:1:29");
 }
 TEST_F(BadInputWithKernel, ZeroWorkers) {
   expect_with_kernel(
@@ -118,7 +120,7 @@ TEST_F(BadInputWithKernel, NotANumber) {
       2, "s.textproto:1:");
 }
 TEST_F(BadInputWithKernel, ADurationWithoutUnit) {
-  expect_with_kernel({"--duration", "5"}, 2, "5s");
+  expect_with_kernel({"--duration", "5"}, 2, "unit is missing");
 }
 TEST_F(BadInputWithKernel, MoreMemoryThanTheHostHas) {
   expect_with_kernel({"--memory", "500T"}, 20, "memory");
@@ -134,10 +136,18 @@ TEST_F(BadInputWithKernel, AnUnwritableResultsFolder) {
 TEST_F(BadInputWithKernel, KvmIsRefusedWithAReason) {
   expect_with_kernel({"--accel", "kvm"}, 20, "kvm");
 }
-TEST_F(BadInputWithKernel, NoEmulator) {
-  ::setenv("KTSTR_QEMU", "/nonexistent/qemu", 1);
+TEST_F(BadInputWithKernel, NoEmulatorNamesThePackage) {
+  // A cache and a PATH without QEMU.
+  const char* path = std::getenv("PATH");
+  const std::string old_path = path == nullptr ? "" : path;
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const std::optional<std::string> old_cache = cache == nullptr ? std::nullopt : std::optional<std::string>(cache);
+  ::setenv("PATH", folder().c_str(), 1);
+  ::setenv("XDG_CACHE_HOME", folder().c_str(), 1);
   expect_with_kernel({}, 20, "qemu-system-x86");
-  ::unsetenv("KTSTR_QEMU");
+  ::setenv("PATH", old_path.c_str(), 1);
+  if (old_cache) ::setenv("XDG_CACHE_HOME", old_cache->c_str(), 1);
+  else ::unsetenv("XDG_CACHE_HOME");
 }
 TEST_F(BadInputWithKernel, AKernelOptionThatIsMissingIsNamed) {
   expect_with_kernel({"--scenario", file("s.textproto",

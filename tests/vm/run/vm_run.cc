@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -97,7 +98,9 @@ std::string VmTest::real_scheduler(const std::string& name) {
 
 VmRun VmTest::run(std::vector<std::string> arguments, const std::function<void(pid_t)>& meanwhile) const {
   arguments.insert(arguments.begin(), environment("KTSTR_VM"));
-  arguments.insert(arguments.end(), {"--out", (folder_ / "out").string()});
+  if (std::find(arguments.begin(), arguments.end(), "--out") == arguments.end()) {
+    arguments.insert(arguments.end(), {"--out", (folder_ / "out").string()});
+  }
   const pid_t pid = spawn(arguments, folder_ / "stdout", folder_ / "stderr");
   VmRun run;
   if (pid < 0) return run;

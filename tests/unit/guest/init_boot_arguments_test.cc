@@ -1,0 +1,45 @@
+#include "guest/init/boot_arguments.h"
+
+#include <gtest/gtest.h>
+
+namespace ktstr::guest {
+namespace {
+
+TEST(BootArguments, FindsThePortAmongOtherArguments) {
+  const auto arguments = parse_boot_arguments("console=ttyS0 quiet ktstr.frames=virtio:ktstr.frames panic=-1\n");
+  EXPECT_EQ(arguments.frame_port, "ktstr.frames");
+  EXPECT_EQ(arguments.injection, Injection::kNone);
+  EXPECT_TRUE(arguments.problems.empty());
+}
+
+TEST(BootArguments, QuotesProtectBlanksAndTheLastOneWins) {
+  const auto arguments = parse_boot_arguments("ktstr.frames=virtio:a \"ktstr.frames=virtio:b c\" x=\"ktstr.inject=exit\"");
+  EXPECT_EQ(arguments.frame_port, "b c");
+  EXPECT_EQ(arguments.injection, Injection::kNone);
+}
+
+TEST(BootArguments, KnowsTheInjections) {
+  EXPECT_EQ(parse_boot_arguments("ktstr.inject=panic").injection, Injection::kPanic);
+  EXPECT_EQ(parse_boot_arguments("ktstr.inject=init-crash").injection, Injection::kInitCrash);
+  EXPECT_EQ(parse_boot_arguments("ktstr.inject=init-throw").injection, Injection::kInitThrow);
+  EXPECT_EQ(parse_boot_arguments("ktstr.inject=exit").injection, Injection::kExit);
+  EXPECT_EQ(parse_boot_arguments("ktstr.inject=silent").injection, Injection::kSilent);
+  EXPECT_EQ(parse_boot_arguments("ktstr.inject=kill-scheduler").injection, Injection::kKillScheduler);
+}
+
+TEST(BootArguments, NamesWhatItDoesNotUnderstand) {
+  const auto arguments = parse_boot_arguments("ktstr.frames=tcp:1 ktstr.frames=virtio: ktstr.inject=fire ktstr.colour=red ktstr.");
+  EXPECT_TRUE(arguments.frame_port.empty());
+  ASSERT_EQ(arguments.problems.size(), 5U);
+  EXPECT_NE(arguments.problems[0].find("'tcp:1'"), std::string::npos);
+  EXPECT_NE(arguments.problems[2].find("'fire'"), std::string::npos);
+  EXPECT_NE(arguments.problems[3].find("'ktstr.colour'"), std::string::npos);
+}
+
+TEST(BootArguments, EmptyLineIsNoArgument) {
+  EXPECT_TRUE(parse_boot_arguments("").frame_port.empty());
+  EXPECT_TRUE(parse_boot_arguments("\n").problems.empty());
+}
+
+}  // namespace
+}  // namespace ktstr::guest
