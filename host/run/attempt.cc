@@ -20,7 +20,7 @@ constexpr nanoseconds kDeathGrace = 3s;
 }  // namespace
 
 Attempt::Attempt(boost::asio::io_context& loop, Machine& machine, const ktstr::v1::RunPlan& plan,
-                 const GuardLimits& limits, Logs& logs, StatusLine& status)
+                 const GuardLimits& limits, Logs& logs, StatusLine& status, bool verbose)
     : machine_(machine),
       plan_(plan),
       logs_(logs),
@@ -30,7 +30,11 @@ Attempt::Attempt(boost::asio::io_context& loop, Machine& machine, const ktstr::v
       session_({.on_hello = [this] { send_plan(); },
                 .on_scheduler_output = [this](std::string_view text) { logs_.scheduler.append(text); },
                 .on_event = [this](const std::string& text) { status_.event(text); }}),
-      guard_(limits) {}
+      guard_(limits) {
+  if (!verbose) return;
+  console_.set_line_receiver([this](const std::string& line) { status_.event("console: " + line); });
+  session_.set_note_receiver([this](const std::string& text) { status_.event("PID 1: " + text); });
+}
 
 std::chrono::nanoseconds Attempt::since_start() const {
   return std::chrono::steady_clock::now() - start_;
@@ -42,6 +46,7 @@ Expected<void> Attempt::run() {
   });
   machine_.frames().set_receiver([this](std::span<const std::byte> bytes) { on_frames(bytes); });
   machine_.set_event_receiver([this](const MachineEvent& event) { on_machine_event(event); });
+  status_.event(fmt::format("starting {} ({})", plan_.kernel().release(), machine_.kind()));
   start_ = std::chrono::steady_clock::now();
   if (auto started = machine_.start(); !started) return started;
   arm_tick();

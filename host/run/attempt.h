@@ -45,9 +45,9 @@ class Attempt {
     std::chrono::nanoseconds end{};
   };
 
-  // `plan`, `status` and `logs` must outlive the Attempt.
+  // `plan`, `status` and `logs` must outlive the Attempt. `verbose` shows the console and PID 1's remarks.
   Attempt(boost::asio::io_context& loop, Machine& machine, const ktstr::v1::RunPlan& plan,
-          const GuardLimits& limits, Logs& logs, StatusLine& status);
+          const GuardLimits& limits, Logs& logs, StatusLine& status, bool verbose);
   Attempt(const Attempt&) = delete;
   Attempt& operator=(const Attempt&) = delete;
 

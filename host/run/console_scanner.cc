@@ -87,6 +87,7 @@ void ConsoleScanner::take_line(std::string_view raw) {
   const std::string clean = printable(raw);
   if (clean.empty()) return;
   ++line_count_;
+  if (line_receiver_) line_receiver_(clean);
   tail_.push_back(clean);
   if (tail_.size() > kTailLines) tail_.pop_front();
   classify(std::string(without_timestamp(clean)));

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -34,6 +35,8 @@ class ConsoleScanner {
   // Longest line that is looked at; the rest of a longer one is dropped.
   static constexpr std::size_t kMaxLine = 1024;
 
+  // Who gets every cleaned line, with its time stamp; for --verbose.
+  void set_line_receiver(std::function<void(const std::string&)> receiver) { line_receiver_ = std::move(receiver); }
   void feed(std::span<const std::byte> bytes);
   // Ends an unfinished last line.
   void finish();
@@ -64,6 +67,7 @@ class ConsoleScanner {
   void classify(const std::string& text);
   void look_at_code(std::string_view text);
 
+  std::function<void(const std::string&)> line_receiver_;
   std::string partial_;
   bool dropping_ = false;
   std::uint64_t line_count_ = 0;

@@ -186,7 +186,7 @@ void Session::take_report(const ktstr::v1::StepReport& report) {
 
 void Session::take_note(const ktstr::v1::Note& note) {
   const std::string text = cut(note.text());
-  event(text);
+  if (on_note_) on_note_(text);
   if (note.level() == ktstr::v1::Note::WARNING && guest_.warnings_size() < kMaxWarnings)
     guest_.add_warnings(text);
 }

@@ -44,6 +44,8 @@ class Session {
 
   explicit Session(Callbacks callbacks) : callbacks_(std::move(callbacks)) {}
 
+  // Who gets PID 1's remarks, one line each; for --verbose.
+  void set_note_receiver(std::function<void(const std::string&)> receiver) { on_note_ = std::move(receiver); }
   void feed(std::span<const std::byte> bytes);
   // No more bytes will come.
   void finish();
@@ -81,6 +83,7 @@ class Session {
   void event(const std::string& text) const;
 
   Callbacks callbacks_;
+  std::function<void(const std::string&)> on_note_;
   FrameDecoder decoder_;
   Phase phase_ = Phase::kBooting;
   std::string activity_ = "booting";

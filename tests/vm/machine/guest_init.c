@@ -77,6 +77,13 @@ static int open_frames(void) {
   return -1;
 }
 
+/* What the guest has written to a port is lost when the kernel resets its devices on the way to power-off, unless the
+ * host has taken it by then. The driver does not say when that is, so the host does, with a byte. */
+static void wait_for_host(int port) {
+  char byte;
+  while (read(port, &byte, 1) != 1) usleep(1000);
+}
+
 static void echo_frames(void) {
   const int port = open_frames();
   static char buffer[32768];
@@ -84,9 +91,10 @@ static void echo_frames(void) {
   for (;;) {
     const ssize_t got = read(port, buffer, sizeof(buffer));
     if (got > 0) write_all(port, buffer, (size_t)got);
-    if (got > 0 && memchr(buffer, '!', (size_t)got) != NULL) return;
+    if (got > 0 && memchr(buffer, '!', (size_t)got) != NULL) break;
     if (got <= 0) usleep(1000);
   }
+  wait_for_host(port);
 }
 
 /* As much as can be under way, and then the end at once. */
@@ -105,6 +113,7 @@ static void flood_and_leave(void) {
   }
   write_all(hvc, block, 4000);
   write_all(port, "LAST", 4);
+  wait_for_host(port);
   reboot(RB_POWER_OFF);
 }
 

@@ -1,4 +1,8 @@
 // The main job on real kernels with real schedulers.
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+
 #include "tests/vm/run/vm_run.h"
 
 namespace ktstr::vmtest {
@@ -92,6 +96,33 @@ TEST_F(Steady, TheGuestHasTheTopologyThatWasAskedFor) {
   const VmRun run = run_on("7.2", {"--topology", "numa=1,llcs=2,cores=2,threads=1", "--duration", "1s"});
   expect_pass(run, "");
   EXPECT_EQ(run.result["guest"]["facts"]["cpus_online"], 4);
+}
+
+// 100 attaches and detaches, 50 on each kernel, without a panic.
+class AttachCycles : public VmTest {
+ protected:
+  void cycle(const std::string& series) const {
+    const char* program = std::getenv("KTSTR_ATTACH_CYCLES");
+    ASSERT_NE(program, nullptr);
+    const VmRun run = run_on(series, {"--scheduler", program, "--scheduler-args", "50 /include/scx_simple", "--include",
+                                      example_scheduler("scx_simple"), "--duration", "500ms"});
+    EXPECT_EQ(run.exit_code, 0) << run.describe();
+    std::ifstream log(run.folder / "scheduler.log");
+    const std::string text{std::istreambuf_iterator<char>(log), {}};
+    EXPECT_NE(text.find("all 50 cycles done"), std::string::npos) << text << run.describe();
+  }
+};
+
+TEST_F(AttachCycles, OnKernel72) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
+  cycle("7.2");
+}
+
+TEST_F(AttachCycles, OnKernel618) {
+  KTSTR_NEEDS(kernel_618, kernel("6.18"));
+  KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
+  cycle("6.18");
 }
 
 // The other scenarios of the catalog under EEVDF, which must satisfy all of them.
