@@ -67,10 +67,10 @@ BootArguments parse_boot_arguments(std::string_view command_line) {
     const std::string_view argument = word;
     if (!argument.starts_with(kPrefix)) continue;
     const std::size_t equals = argument.find('=');
-    const std::string_view key = argument.substr(kPrefix.size(), equals == std::string_view::npos
-                                                                     ? std::string_view::npos
-                                                                     : equals - kPrefix.size());
-    apply(key, equals == std::string_view::npos ? std::string_view{} : argument.substr(equals + 1), arguments);
+    const std::string_view key = argument.substr(
+        kPrefix.size(), equals == std::string_view::npos ? std::string_view::npos : equals - kPrefix.size());
+    apply(key, equals == std::string_view::npos ? std::string_view{} : argument.substr(equals + 1),
+          arguments);
   }
   return arguments;
 }

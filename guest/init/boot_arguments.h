@@ -7,8 +7,8 @@
 
 namespace ktstr::guest {
 
-// Faults that PID 1 provokes on request, 500 ms after the scenario's start, so that the harness's own tests can see that each
-// of them is noticed, named and judged rightly. `ktstr.inject=<name>`:
+// Faults that PID 1 provokes on request, 500 ms after the scenario's start, so that the harness's own tests
+// can see that each of them is noticed, named and judged rightly. `ktstr.inject=<name>`:
 enum class Injection {
   kNone,
   kPanic,          // "panic": the kernel panics (SysRq-C)
@@ -27,8 +27,8 @@ struct BootArguments {
   std::vector<std::string> problems;
 };
 
-// Parses /proc/cmdline: blanks separate, double quotes protect blanks (lib/cmdline.c, next_arg), the last one of several
-// wins, everything that does not start with "ktstr." is somebody else's.
+// Parses /proc/cmdline: blanks separate, double quotes protect blanks (lib/cmdline.c, next_arg), the last one
+// of several wins, everything that does not start with "ktstr." is somebody else's.
 BootArguments parse_boot_arguments(std::string_view command_line);
 
 }  // namespace ktstr::guest

@@ -23,7 +23,8 @@ Expected<ChildReaper> ChildReaper::create() {
   sigset_t set;
   ::sigemptyset(&set);
   ::sigaddset(&set, SIGCHLD);
-  if (::sigprocmask(SIG_BLOCK, &set, nullptr) != 0) return fail_errno(ErrorCode::kHost, "cannot block SIGCHLD");
+  if (::sigprocmask(SIG_BLOCK, &set, nullptr) != 0)
+    return fail_errno(ErrorCode::kHost, "cannot block SIGCHLD");
   UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!fd) return fail_errno(ErrorCode::kHost, "cannot make a signalfd");
   return ChildReaper(std::move(fd));
@@ -50,7 +51,8 @@ void ChildReaper::reap() {
   }
 }
 
-// Asks for each child by itself. Without CONFIG_PROC_CHILDREN orphans wait until the adopted one in front is reaped.
+// Asks for each child by itself. Without CONFIG_PROC_CHILDREN orphans wait until the adopted one in front is
+// reaped.
 void ChildReaper::reap_listed() {
   const std::string pid = std::to_string(::getpid());
   const Expected<std::string> list = read_file("/proc/" + pid + "/task/" + pid + "/children", kMaxChildList);

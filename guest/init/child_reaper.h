@@ -1,8 +1,8 @@
 // Orphans end at PID 1, and somebody has to wait for them.
 //
-// waitid(P_ALL) can not be told to leave a child out, and it reports the same dead child again until that one is reaped. So the
-// reaper looks at the first dead child (WNOWAIT); while that is an adopted one, whose owner will reap it, the others are
-// found in the list of children that /proc keeps.
+// waitid(P_ALL) can not be told to leave a child out, and it reports the same dead child again until that one
+// is reaped. So the reaper looks at the first dead child (WNOWAIT); while that is an adopted one, whose owner
+// will reap it, the others are found in the list of children that /proc keeps.
 #pragma once
 
 #include <set>

@@ -38,7 +38,9 @@ CrashText<512> g_reason;
 CrashText<8192> g_backtrace;
 std::array<char, 10240> g_frame;
 
-pid_t own_pid() { return static_cast<pid_t>(::syscall(SYS_getpid)); }
+pid_t own_pid() {
+  return static_cast<pid_t>(::syscall(SYS_getpid));
+}
 
 void write_all(int fd, std::string_view text) {
   while (!text.empty()) {
@@ -124,13 +126,20 @@ bool enter() {
 
 std::string_view signal_name(int signal) {
   switch (signal) {
-    case SIGSEGV: return "SIGSEGV";
-    case SIGBUS: return "SIGBUS";
-    case SIGILL: return "SIGILL";
-    case SIGFPE: return "SIGFPE";
-    case SIGABRT: return "SIGABRT";
-    case SIGSYS: return "SIGSYS";
-    default: return "SIGTRAP";
+    case SIGSEGV:
+      return "SIGSEGV";
+    case SIGBUS:
+      return "SIGBUS";
+    case SIGILL:
+      return "SIGILL";
+    case SIGFPE:
+      return "SIGFPE";
+    case SIGABRT:
+      return "SIGABRT";
+    case SIGSYS:
+      return "SIGSYS";
+    default:
+      return "SIGTRAP";
   }
 }
 
@@ -146,7 +155,8 @@ void on_signal(int signal, siginfo_t* info, void* context) {
   const auto* machine = static_cast<const ucontext_t*>(context);
   g_reason << "PID 1 got " << signal_name(signal) << " (code ";
   if (info->si_code < 0) g_reason << "-";
-  g_reason.dec(static_cast<std::uint64_t>(info->si_code < 0 ? -info->si_code : info->si_code)) << ") at address ";
+  g_reason.dec(static_cast<std::uint64_t>(info->si_code < 0 ? -info->si_code : info->si_code))
+      << ") at address ";
   g_reason.hex(reinterpret_cast<std::uintptr_t>(info->si_addr)) << ", rip ";
   g_reason.hex(static_cast<std::uint64_t>(machine->uc_mcontext.gregs[REG_RIP])) << ", rsp ";
   g_reason.hex(static_cast<std::uint64_t>(machine->uc_mcontext.gregs[REG_RSP]));
@@ -254,8 +264,12 @@ void install_crash_reporter() {
   std::set_terminate(on_terminate);
 }
 
-void set_crash_frame_port(int fd) { g_port.store(fd); }
-void set_crash_sequence(std::uint32_t sequence) { g_sequence.store(sequence); }
+void set_crash_frame_port(int fd) {
+  g_port.store(fd);
+}
+void set_crash_sequence(std::uint32_t sequence) {
+  g_sequence.store(sequence);
+}
 
 void die(std::string_view reason) {
   enter();

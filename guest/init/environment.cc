@@ -34,13 +34,15 @@ void warn_errno(std::vector<std::string>& warnings, std::string what) {
 void write_if_absent(const char* path, std::string_view text, std::vector<std::string>& warnings) {
   const UniqueFd fd(::open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
   if (!fd && errno == EEXIST) return;
-  if (!fd || ::write(fd.get(), text.data(), text.size()) < 0) warn_errno(warnings, std::string("cannot write ") + path);
+  if (!fd || ::write(fd.get(), text.data(), text.size()) < 0)
+    warn_errno(warnings, std::string("cannot write ") + path);
 }
 
 void make_etc(std::vector<std::string>& warnings) {
   ::mkdir("/etc", 0755);
   ::mkdir("/root", 0700);
-  write_if_absent("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n", warnings);
+  write_if_absent("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+                  warnings);
   write_if_absent("/etc/group", "root:x:0:\nnogroup:x:65534:\n", warnings);
   write_if_absent("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n", warnings);
   write_if_absent("/etc/os-release", "ID=ktstr-guest\nNAME=ktstr-guest\nPRETTY_NAME=ktstr-guest\n", warnings);
@@ -53,7 +55,8 @@ void raise_loopback(std::vector<std::string>& warnings) {
   request.ifr_flags = IFF_UP | IFF_RUNNING;
   // A kernel without network is a kernel a scheduler can be tested on.
   if (!socket && errno == EAFNOSUPPORT) return;
-  if (!socket || ::ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0) warn_errno(warnings, "cannot raise the loopback interface");
+  if (!socket || ::ioctl(socket.get(), SIOCSIFFLAGS, &request) != 0)
+    warn_errno(warnings, "cannot raise the loopback interface");
 }
 
 }  // namespace
@@ -63,11 +66,12 @@ void prepare_environment(std::vector<std::string>& warnings) {
   raise_loopback(warnings);
   const rlimit unlimited{.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
   if (::setrlimit(RLIMIT_MEMLOCK, &unlimited) != 0) warn_errno(warnings, "cannot lift RLIMIT_MEMLOCK");
-  // The workers' run_delay comes from /proc/<tid>/schedstat, which needs no switch; the wait and block statistics of
-  // /proc/<pid>/sched do. Kernels without CONFIG_SCHEDSTATS have no such file.
+  // The workers' run_delay comes from /proc/<tid>/schedstat, which needs no switch; the wait and block
+  // statistics of /proc/<pid>/sched do. Kernels without CONFIG_SCHEDSTATS have no such file.
   const std::string schedstats = "/proc/sys/kernel/sched_schedstats";
   if (::access(schedstats.c_str(), F_OK) == 0) {
-    if (const Expected<> done = write_attribute(schedstats, "1"); !done) warnings.push_back(done.error().to_string());
+    if (const Expected<> done = write_attribute(schedstats, "1"); !done)
+      warnings.push_back(done.error().to_string());
   }
 }
 
@@ -81,7 +85,8 @@ std::vector<std::string> parse_module_list(std::string_view text, std::vector<st
     if (!line.starts_with('/')) {
       warnings.push_back(std::string(kModuleList) + ": " + quote(line) + " is no absolute path");
     } else if (paths.size() == kMaxModules) {
-      warnings.push_back(std::string(kModuleList) + " lists more than " + std::to_string(kMaxModules) + " modules");
+      warnings.push_back(std::string(kModuleList) + " lists more than " + std::to_string(kMaxModules) +
+                         " modules");
       break;
     } else {
       paths.emplace_back(line);

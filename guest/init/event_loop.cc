@@ -9,8 +9,8 @@
 namespace ktstr::guest {
 namespace {
 
-// An event carries the descriptor and the generation of its watch, so that an event that was fetched before a handler
-// closed the descriptor (and perhaps opened another one of the same number) finds nobody.
+// An event carries the descriptor and the generation of its watch, so that an event that was fetched before a
+// handler closed the descriptor (and perhaps opened another one of the same number) finds nobody.
 std::uint64_t event_key(int fd, std::uint32_t generation) {
   return std::uint64_t{generation} << 32 | static_cast<std::uint32_t>(fd);
 }
@@ -71,7 +71,8 @@ void EventLoop::run_timers() {
     if (timer.at <= now) due.push_back(timer.id);
   }
   for (const TimerId id : due) {
-    const auto timer = std::find_if(timers_.begin(), timers_.end(), [id](const Timer& t) { return t.id == id; });
+    const auto timer =
+        std::find_if(timers_.begin(), timers_.end(), [id](const Timer& t) { return t.id == id; });
     if (timer == timers_.end()) continue;  // an earlier handler cancelled it
     // The handler is moved or copied out: it may cancel itself, and the vector may grow under it.
     if (timer->interval.count() > 0) {

@@ -11,10 +11,14 @@
 namespace ktstr::guest {
 namespace {
 
-[[noreturn]] void throw_error() { throw std::runtime_error("injected by ktstr.inject=init-throw"); }
+[[noreturn]] void throw_error() {
+  throw std::runtime_error("injected by ktstr.inject=init-throw");
+}
 
 // An exception that nobody can catch: the scenario executor would turn it into a reason of its own.
-void terminate_with_exception() noexcept { throw_error(); }
+void terminate_with_exception() noexcept {
+  throw_error();
+}
 
 void panic_kernel() {
   // SysRq-C (drivers/tty/sysrq.c); the trigger file works whatever kernel.sysrq says.

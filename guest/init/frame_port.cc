@@ -47,7 +47,9 @@ FramePort::FramePort(UniqueFd fd, Bounds bounds) : fd_(std::move(fd)), bounds_(b
 }
 
 void FramePort::send(ktstr::v1::Frame frame) {
-  const Kind kind = frame.has_output() ? Kind::kOutput : frame.has_heartbeat() ? Kind::kHeartbeat : Kind::kResult;
+  const Kind kind = frame.has_output()      ? Kind::kOutput
+                    : frame.has_heartbeat() ? Kind::kHeartbeat
+                                            : Kind::kResult;
   enqueue(frame, kind);
   flush();
 }
@@ -67,7 +69,8 @@ void FramePort::enqueue(ktstr::v1::Frame& frame, Kind kind) {
     if (kind == Kind::kResult) ++results_dropped_;
     ktstr::v1::Frame warning;
     warning.mutable_note()->set_level(ktstr::v1::Note::WARNING);
-    warning.mutable_note()->set_text("a frame of " + std::to_string(size) + " bytes is too large for the wire and was left out");
+    warning.mutable_note()->set_text("a frame of " + std::to_string(size) +
+                                     " bytes is too large for the wire and was left out");
     enqueue(warning, Kind::kResult);
     return;
   }
@@ -103,8 +106,9 @@ void FramePort::drop_newest(Kind kind, std::size_t bytes) {
 bool FramePort::fill() {
   current_.clear();
   written_ = 0;
-  while (!queue_.empty() &&
-         (current_.empty() || current_.size() + kFrameHeaderSize + queue_.front().payload.size() <= kMaxWrite)) {
+  while (
+      !queue_.empty() &&
+      (current_.empty() || current_.size() + kFrameHeaderSize + queue_.front().payload.size() <= kMaxWrite)) {
     const Item item = std::move(queue_.front());
     queue_.pop_front();
     queued_bytes_ -= item.payload.size();
@@ -137,7 +141,8 @@ bool FramePort::drain(std::chrono::nanoseconds limit) {
 
 void FramePort::send_last(ktstr::v1::Frame frame, std::chrono::nanoseconds limit) {
   if (!drain(limit)) return;
-  // From here on the write waits for the host; only with room in the ring, or it would wait without end for a dead one.
+  // From here on the write waits for the host; only with room in the ring, or it would wait without end for a
+  // dead one.
   if (!wait_writable(fd_.get(), monotonic_now() + limit)) return;
   set_nonblocking(fd_.get(), false);
   enqueue(frame, Kind::kResult);

@@ -1,13 +1,14 @@
 // FramePort: PID 1's end of the frame stream.
 //
-// The port never makes PID 1 wait while it serves a scenario: frames are queued here and written as far as the kernel takes
-// them. A scheduler that floods its output must not cost results, so the queue has an order of sacrifice: when it holds
-// `soft_bytes`, output frames go, newest first (what is missing is then one gap, and the next output frame says how long it
-// is), then heartbeats. Results are kept up to `hard_bytes`, where something is badly wrong with the host.
+// The port never makes PID 1 wait while it serves a scenario: frames are queued here and written as far as
+// the kernel takes them. A scheduler that floods its output must not cost results, so the queue has an order
+// of sacrifice: when it holds `soft_bytes`, output frames go, newest first (what is missing is then one gap,
+// and the next output frame says how long it is), then heartbeats. Results are kept up to `hard_bytes`, where
+// something is badly wrong with the host.
 //
-// virtio_console: one write(2) takes at most 32 KiB (port_fops_write); O_NONBLOCK gives EAGAIN while the ring is full; a
-// write without O_NONBLOCK returns when the host has consumed the buffer, which is how the last frame is known to be out
-// before the machine goes off.
+// virtio_console: one write(2) takes at most 32 KiB (port_fops_write); O_NONBLOCK gives EAGAIN while the ring
+// is full; a write without O_NONBLOCK returns when the host has consumed the buffer, which is how the last
+// frame is known to be out before the machine goes off.
 #pragma once
 
 #include <chrono>
@@ -40,8 +41,8 @@ class FramePort {
   explicit FramePort(UniqueFd fd) : FramePort(std::move(fd), Bounds()) {}
   FramePort(UniqueFd fd, Bounds bounds);
 
-  // Queues the frame with guest_ns = now, and writes what can be written. A frame that is too large for the wire
-  // (kMaxFramePayload) is replaced by a warning.
+  // Queues the frame with guest_ns = now, and writes what can be written. A frame that is too large for the
+  // wire (kMaxFramePayload) is replaced by a warning.
   void send(ktstr::v1::Frame frame);
   // Writes as much as the kernel takes.
   void flush();
@@ -64,7 +65,8 @@ class FramePort {
   int fd() const { return fd_.get(); }
   // Frames put on the wire so far.
   std::uint64_t frames_sent() const { return encoder_.count(); }
-  // Frames other than output and heartbeats that were lost because even `hard_bytes` were queued, or that were too large.
+  // Frames other than output and heartbeats that were lost because even `hard_bytes` were queued, or that
+  // were too large.
   std::uint64_t results_dropped() const { return results_dropped_; }
   // Bytes of output that no frame has accounted for yet.
   std::uint64_t output_dropped() const { return output_dropped_; }

@@ -25,8 +25,8 @@ constexpr std::size_t kMaxIomem = 65536;
 constexpr std::size_t kWorkWords = 8192;  // 64 KiB: larger than most L1 caches, smaller than any L2
 constexpr int kWorkPasses = 16;
 
-// Unlike read_file this stops at `limit` without complaint: only the head is wanted, and the kernel makes these files
-// line by line as they are read.
+// Unlike read_file this stops at `limit` without complaint: only the head is wanted, and the kernel makes
+// these files line by line as they are read.
 std::string read_head(const char* path, std::size_t limit) {
   const UniqueFd fd(::open(path, O_RDONLY | O_CLOEXEC));
   std::string text;
@@ -88,7 +88,8 @@ std::string build_id_from_notes(std::span<const std::byte> notes) {
     const std::uint64_t name_size = (std::uint64_t{header.n_namesz} + 3) & ~std::uint64_t{3};
     const std::uint64_t desc_size = (std::uint64_t{header.n_descsz} + 3) & ~std::uint64_t{3};
     if (name_size + header.n_descsz > notes.size()) return {};
-    if (header.n_type == NT_GNU_BUILD_ID && header.n_namesz == 4 && std::memcmp(notes.data(), "GNU", 4) == 0) {
+    if (header.n_type == NT_GNU_BUILD_ID && header.n_namesz == 4 &&
+        std::memcmp(notes.data(), "GNU", 4) == 0) {
       std::string hex;
       for (const std::byte byte : notes.subspan(name_size, std::min<std::size_t>(header.n_descsz, 64))) {
         const auto value = std::to_integer<unsigned>(byte);
@@ -180,7 +181,8 @@ ktstr::v1::GuestFacts collect_guest_facts() {
   facts.set_slowness(slowness_of(measure_work_ns()));
   facts.set_tainted(read_number("/proc/sys/kernel/tainted"));
   facts.set_has_sched_ext(ScxStateReader().supported());
-  if (const Expected<std::string> clock = read_attribute("/sys/devices/system/clocksource/clocksource0/current_clocksource")) {
+  if (const Expected<std::string> clock =
+          read_attribute("/sys/devices/system/clocksource/clocksource0/current_clocksource")) {
     facts.set_clocksource(*clock);
   }
   return facts;

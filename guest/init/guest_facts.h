@@ -14,12 +14,14 @@
 
 namespace ktstr::guest {
 
-// Reads all facts that come from /proc, /sys and system calls and measures the slowness. What cannot be found stays empty; the
-// caller adds fifo, fifo_error, init_start_ns, hello_ns and modules. page_offset_base is left to the host, which has the
-// kernel's symbols: here it would cost a walk through the 200,000 lines of /proc/kallsyms, a second under emulation.
+// Reads all facts that come from /proc, /sys and system calls and measures the slowness. What cannot be found
+// stays empty; the caller adds fifo, fifo_error, init_start_ns, hello_ns and modules. page_offset_base is
+// left to the host, which has the kernel's symbols: here it would cost a walk through the 200,000 lines of
+// /proc/kallsyms, a second under emulation.
 ktstr::v1::GuestFacts collect_guest_facts();
 
-// The build id in hex from ELF notes (/sys/kernel/notes): the first one of name "GNU" and type NT_GNU_BUILD_ID; "" without.
+// The build id in hex from ELF notes (/sys/kernel/notes): the first one of name "GNU" and type
+// NT_GNU_BUILD_ID; "" without.
 std::string build_id_from_notes(std::span<const std::byte> notes);
 // Physical address and size from /sys/kernel/vmcoreinfo: two hexadecimal numbers, the first with
 // "0x" (kernel/ksysfs.c, vmcoreinfo_show).
@@ -29,8 +31,8 @@ std::optional<std::uint64_t> find_kallsyms_address(std::string_view text, std::s
 // Start of the first "Kernel code" range in the text of /proc/iomem; nothing when it is not there or hidden.
 std::optional<std::uint64_t> find_kernel_code(std::string_view text);
 
-// Time of a fixed piece of work (2 * 65,536 steps of integer arithmetic with loads and stores all over 64 KiB), best of
-// three, ns. On an unloaded x86-64 CPU of 2020 it takes kReferenceWorkNs.
+// Time of a fixed piece of work (2 * 65,536 steps of integer arithmetic with loads and stores all over 64
+// KiB), best of three, ns. On an unloaded x86-64 CPU of 2020 it takes kReferenceWorkNs.
 std::uint64_t measure_work_ns();
 inline constexpr std::uint64_t kReferenceWorkNs = 250'000;
 // work_ns / kReferenceWorkNs, at least 1.

@@ -112,7 +112,8 @@ Supervisor::Wake InitSupervisor::wait_until(MonotonicTime deadline, int fd, bool
     // A regular file cannot be waited for and is always readable.
     if (!loop_.watch(fd, EPOLLIN, [&readable](std::uint32_t) { readable = true; })) return Wake::kReadable;
   }
-  // A deadline that has passed still serves what is pending, once: callers that poll must not starve the loop.
+  // A deadline that has passed still serves what is pending, once: callers that poll must not starve the
+  // loop.
   bool served = false;
   Wake wake = Wake::kDeadline;
   while (true) {
@@ -162,11 +163,14 @@ void InitSupervisor::warn(std::string text) {
   send(std::move(frame));
 }
 
-std::optional<ktstr::v1::RunPlan> InitSupervisor::take_plan() { return std::exchange(plan_, std::nullopt); }
+std::optional<ktstr::v1::RunPlan> InitSupervisor::take_plan() {
+  return std::exchange(plan_, std::nullopt);
+}
 
 void InitSupervisor::say_goodbye(std::chrono::nanoseconds limit) {
   if (port_.results_dropped() > 0) {
-    warn(std::to_string(port_.results_dropped()) + " frames with results were lost: the host did not take them in time");
+    warn(std::to_string(port_.results_dropped()) +
+         " frames with results were lost: the host did not take them in time");
   }
   if (port_.output_dropped() > 0) {
     note(std::to_string(port_.output_dropped()) + " bytes of the scheduler's output were dropped at the end");

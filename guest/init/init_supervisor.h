@@ -1,5 +1,5 @@
-// InitSupervisor: PID 1's loop as the scenario executor sees it (guest/scenario/supervisor.h), and its other half, which the
-// life cycle uses: frames from the host, heartbeats, orphans, notes.
+// InitSupervisor: PID 1's loop as the scenario executor sees it (guest/scenario/supervisor.h), and its other
+// half, which the life cycle uses: frames from the host, heartbeats, orphans, notes.
 #pragma once
 
 #include <chrono>
@@ -27,7 +27,9 @@ class InitSupervisor final : public Supervisor {
   Wake wait_until(MonotonicTime deadline, int fd = -1, bool ignore_end = false) override;
   void send(ktstr::v1::Frame frame) override;
   void set_phase(std::string phase) override { phase_ = std::move(phase); }
-  void set_iteration_source(std::function<std::uint64_t()> source) override { iterations_ = std::move(source); }
+  void set_iteration_source(std::function<std::uint64_t()> source) override {
+    iterations_ = std::move(source);
+  }
   void adopt_child(int pid) override { reaper_.adopt(pid); }
   void forget_child(int pid) override;
 
@@ -50,7 +52,9 @@ class InitSupervisor final : public Supervisor {
   void set_scheduler_gone() { scheduler_gone_ = true; }
   bool scheduler_gone() const { return scheduler_gone_; }
   // CPU time of the scheduler's process, for heartbeats; an empty function: none.
-  void set_scheduler_cpu_source(std::function<std::chrono::nanoseconds()> source) { scheduler_cpu_ = std::move(source); }
+  void set_scheduler_cpu_source(std::function<std::chrono::nanoseconds()> source) {
+    scheduler_cpu_ = std::move(source);
+  }
   // Called once, when the scenario starts (its ScenarioStart frame passes).
   void on_scenario_start(std::function<void()> handler) { on_scenario_start_ = std::move(handler); }
 

@@ -1,14 +1,16 @@
 // The order of things in the guest:
 //
-//   crash reporter -> mounts -> console -> modules -> SCHED_FIFO -> frame port -> Hello -> plan -> scheduler attached ->
-//   scenario -> scheduler stopped -> GuestResult -> Bye -> power off
+//   crash reporter -> mounts -> console -> modules -> SCHED_FIFO -> frame port -> Hello -> plan -> scheduler
+//   attached -> scenario -> scheduler stopped -> GuestResult -> Bye -> power off
 //
-// Until the frame port is open there is only the kernel console to complain to, so what can go wrong before it is either fatal
-// (and dies loudly) or collected as a warning that travels later. Modules come before the port because they may be its driver.
-// PID 1 takes SCHED_FIFO before the port exists so that everything the host ever waits for is done at that priority.
+// Until the frame port is open there is only the kernel console to complain to, so what can go wrong before
+// it is either fatal (and dies loudly) or collected as a warning that travels later. Modules come before the
+// port because they may be its driver. PID 1 takes SCHED_FIFO before the port exists so that everything the
+// host ever waits for is done at that priority.
 //
-// The time to Hello is what a user waits for at every start. What Hello does not need (most mounts, the environment: they wait
-// for RCU grace periods and for text patching) is done by a second thread meanwhile; it has ended before anything forks.
+// The time to Hello is what a user waits for at every start. What Hello does not need (most mounts, the
+// environment: they wait for RCU grace periods and for text patching) is done by a second thread meanwhile;
+// it has ended before anything forks.
 #include "guest/init/lifecycle.h"
 
 #include <fcntl.h>
@@ -73,7 +75,8 @@ class PhaseClock {
   std::string text_;
 };
 
-// Points standard input, output and error at a terminal. What PID 1 and the C library print there is meant for people.
+// Points standard input, output and error at a terminal. What PID 1 and the C library print there is meant
+// for people.
 void use_terminal(const char* path) {
   const int fd = ::open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
   if (fd < 0) return;
@@ -114,7 +117,8 @@ Booted boot(MonotonicTime start) {
   if (!command_line) die(command_line.error().to_string());
   booted.arguments = parse_boot_arguments(*command_line);
   for (std::string& problem : booted.arguments.problems) warnings.push_back(std::move(problem));
-  if (booted.arguments.frame_port.empty()) die("the kernel command line has no ktstr.frames=virtio:<port name>");
+  if (booted.arguments.frame_port.empty())
+    die("the kernel command line has no ktstr.frames=virtio:<port name>");
 
   booted.facts = collect_guest_facts();
   clock.done("facts");
@@ -199,8 +203,8 @@ void report_failed_start(const Error& error, const SchedulerSession& session, Gu
   *result.mutable_scheduler() = session.result();
 }
 
-void run_plan(InitSupervisor& supervisor, const ktstr::v1::RunPlan& plan, Injection injection, double slowness,
-              GuestResult& result) {
+void run_plan(InitSupervisor& supervisor, const ktstr::v1::RunPlan& plan, Injection injection,
+              double slowness, GuestResult& result) {
   std::optional<SchedulerSession> session;
   if (plan.has_scheduler()) {
     const auto cpu = duration_or(plan.limits().attach_cpu(), kDefaultAttachCpu);

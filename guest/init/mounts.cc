@@ -40,8 +40,10 @@ constexpr std::array<Mount, 8> kRest = {{
 
 Expected<> mount_one(const Mount& mount) {
   ::mkdir(mount.target, 0755);  // exists, or mount(2) says what is wrong
-  if (::mount(mount.type, mount.target, mount.type, mount.flags, mount.options) == 0 || errno == EBUSY) return {};
-  return fail_errno(ErrorCode::kKernelLacks, std::string("cannot mount ") + mount.type + " at " + mount.target);
+  if (::mount(mount.type, mount.target, mount.type, mount.flags, mount.options) == 0 || errno == EBUSY)
+    return {};
+  return fail_errno(ErrorCode::kKernelLacks,
+                    std::string("cannot mount ") + mount.type + " at " + mount.target);
 }
 
 }  // namespace
@@ -55,11 +57,13 @@ Expected<> mount_essentials() {
 
 void mount_rest(std::vector<std::string>& warnings) {
   for (const Mount& mount : kRest) {
-    if (const Expected<> mounted = mount_one(mount); !mounted) warnings.push_back(mounted.error().to_string());
+    if (const Expected<> mounted = mount_one(mount); !mounted)
+      warnings.push_back(mounted.error().to_string());
   }
   ::mkdir("/var", 0755);
   if (::symlink("/run", "/var/run") != 0 && errno != EEXIST) {
-    warnings.push_back(Error::from_errno(ErrorCode::kHost, "cannot link /var/run to /run", errno).to_string());
+    warnings.push_back(
+        Error::from_errno(ErrorCode::kHost, "cannot link /var/run to /run", errno).to_string());
   }
 }
 

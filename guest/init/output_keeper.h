@@ -10,8 +10,8 @@
 
 namespace ktstr::guest {
 
-// Passes the first `budget` bytes of a stream on; of what comes later it keeps the last `tail` bytes, because a scheduler's
-// last words are the ones that matter.
+// Passes the first `budget` bytes of a stream on; of what comes later it keeps the last `tail` bytes, because
+// a scheduler's last words are the ones that matter.
 class OutputBudget {
  public:
   static constexpr std::size_t kDefaultBudget = std::size_t{4} << 20;
@@ -36,8 +36,8 @@ class OutputBudget {
   std::uint64_t dropped_ = 0;  // bytes that left tail_ at its front
 };
 
-// The last lines of a stream, as text that is fit for a message: without terminal escape sequences and carriage returns,
-// control characters and bytes that are not ASCII as '?', long lines cut.
+// The last lines of a stream, as text that is fit for a message: without terminal escape sequences and
+// carriage returns, control characters and bytes that are not ASCII as '?', long lines cut.
 class LineTail {
  public:
   static constexpr std::size_t kMaxLine = 1000;

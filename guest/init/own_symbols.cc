@@ -15,7 +15,8 @@ namespace ktstr::guest {
 // The file is our own, yet a crash reporter must not crash over it: every offset is checked.
 template <typename T>
 const T* OwnSymbols::at(std::uint64_t offset, std::uint64_t count) const {
-  if (offset > file_.size() || count > (file_.size() - offset) / sizeof(T) || offset % alignof(T) != 0) return nullptr;
+  if (offset > file_.size() || count > (file_.size() - offset) / sizeof(T) || offset % alignof(T) != 0)
+    return nullptr;
   return reinterpret_cast<const T*>(file_.data() + offset);
 }
 
@@ -43,13 +44,15 @@ OwnSymbols::OwnSymbols() {
     if (section.sh_type == SHT_SYMTAB && section.sh_link < header->e_shnum) {
       const Elf64_Shdr& strings = sections[section.sh_link];
       const char* text = at<char>(strings.sh_offset, strings.sh_size);
-      if (text == nullptr || at<Elf64_Sym>(section.sh_offset, section.sh_size / sizeof(Elf64_Sym)) == nullptr) continue;
+      if (text == nullptr || at<Elf64_Sym>(section.sh_offset, section.sh_size / sizeof(Elf64_Sym)) == nullptr)
+        continue;
       symbols_offset_ = section.sh_offset;
       symbol_count_ = section.sh_size / sizeof(Elf64_Sym);
       names_ = {text, strings.sh_size};
     } else if (section.sh_type == SHT_NOTE) {
       const auto* note = at<Elf64_Nhdr>(section.sh_offset);
-      if (note == nullptr || note->n_type != NT_GNU_BUILD_ID || note->n_namesz != 4 || note->n_descsz > 64) continue;
+      if (note == nullptr || note->n_type != NT_GNU_BUILD_ID || note->n_namesz != 4 || note->n_descsz > 64)
+        continue;
       const auto* id = at<std::byte>(section.sh_offset + sizeof(Elf64_Nhdr) + 4, note->n_descsz);
       if (id != nullptr) build_id_ = {id, note->n_descsz};
     }
@@ -75,6 +78,8 @@ OwnSymbols::Symbol OwnSymbols::find(std::uintptr_t address) const {
   return {};
 }
 
-std::span<const std::byte> OwnSymbols::build_id() const { return build_id_; }
+std::span<const std::byte> OwnSymbols::build_id() const {
+  return build_id_;
+}
 
 }  // namespace ktstr::guest

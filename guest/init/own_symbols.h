@@ -1,5 +1,5 @@
-// Function names for addresses in this very program, from the symbol table of its own ELF file. backtrace_symbols(3) knows
-// exported functions only, and a static program has none. Works without the heap.
+// Function names for addresses in this very program, from the symbol table of its own ELF file.
+// backtrace_symbols(3) knows exported functions only, and a static program has none. Works without the heap.
 #pragma once
 
 #include <cstddef>

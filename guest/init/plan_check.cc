@@ -37,15 +37,16 @@ std::string refuse_limit(std::string_view name, const std::string& text) {
 
 std::string refuse_plan(const ktstr::v1::RunPlan& plan, std::uint32_t cpus) {
   if (plan.schema_version() != kPlanVersion) {
-    return "the plan has schema version " + std::to_string(plan.schema_version()) + ", this guest knows version " +
-           std::to_string(kPlanVersion);
+    return "the plan has schema version " + std::to_string(plan.schema_version()) +
+           ", this guest knows version " + std::to_string(kPlanVersion);
   }
   if (plan.has_scheduler()) {
     if (std::string problem = refuse_scheduler(plan.scheduler()); !problem.empty()) return problem;
   }
-  for (const auto& [name, text] : {std::pair<std::string_view, const std::string&>{"attach_idle", plan.limits().attach_idle()},
-                                   {"attach_cpu", plan.limits().attach_cpu()},
-                                   {"scenario_slack", plan.limits().scenario_slack()}}) {
+  for (const auto& [name, text] :
+       {std::pair<std::string_view, const std::string&>{"attach_idle", plan.limits().attach_idle()},
+        {"attach_cpu", plan.limits().attach_cpu()},
+        {"scenario_slack", plan.limits().scenario_slack()}}) {
     if (std::string problem = refuse_limit(name, text); !problem.empty()) return problem;
   }
   if (!plan.has_scenario()) return "the plan has no scenario";

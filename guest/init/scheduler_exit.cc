@@ -18,8 +18,8 @@ bool contains_ignoring_case(std::string_view text, std::string_view word) {
 }
 
 const std::string* last_line_with(const std::vector<std::string>& lines, std::string_view word) {
-  const auto line =
-      std::find_if(lines.rbegin(), lines.rend(), [word](const std::string& l) { return l.find(word) != std::string::npos; });
+  const auto line = std::find_if(lines.rbegin(), lines.rend(),
+                                 [word](const std::string& l) { return l.find(word) != std::string::npos; });
   return line == lines.rend() ? nullptr : &*line;
 }
 
@@ -31,7 +31,8 @@ std::string kernel_message(const std::vector<std::string>& lines) {
     if (!lines[i].starts_with("BPF scheduler \"") || disabled == std::string::npos) continue;
     const std::string name = lines[i].substr(15, disabled - 15);
     std::string message = lines[i];
-    if (i + 1 < lines.size() && lines[i + 1].starts_with(name + ": ")) message += ": " + lines[i + 1].substr(name.size() + 2);
+    if (i + 1 < lines.size() && lines[i + 1].starts_with(name + ": "))
+      message += ": " + lines[i + 1].substr(name.size() + 2);
     return message;
   }
   return {};
@@ -50,7 +51,8 @@ std::string describe_wait_status(int wait_status) {
   if (WIFSIGNALED(wait_status)) {
     const int signal = WTERMSIG(wait_status);
     const char* name = ::sigdescr_np(signal);
-    return "was killed by signal " + std::to_string(signal) + (name == nullptr ? "" : " (" + std::string(name) + ")");
+    return "was killed by signal " + std::to_string(signal) +
+           (name == nullptr ? "" : " (" + std::string(name) + ")");
   }
   return "exited with status " + std::to_string(WEXITSTATUS(wait_status));
 }
@@ -74,7 +76,8 @@ std::string exit_message(const ExitEvidence& evidence) {
   } else if (evidence.wait_status) {
     message = "the scheduler's process " + describe_wait_status(*evidence.wait_status);
     // A signal comes from outside, whatever the scheduler printed before.
-    if (!evidence.output.empty() && WIFEXITED(*evidence.wait_status) && *evidence.wait_status != 0) message += ": " + evidence.output.back();
+    if (!evidence.output.empty() && WIFEXITED(*evidence.wait_status) && *evidence.wait_status != 0)
+      message += ": " + evidence.output.back();
   } else if (!kernel.empty()) {
     message = kernel;
   } else {

@@ -23,20 +23,21 @@ struct ExitEvidence {
   std::vector<std::string> kernel;
 };
 
-// The one sentence that says most. In this order: the scheduler's line with "EXIT:" (what the scx user space prints from
-// the kernel's exit record), the kernel's message about an error, the signal or exit status, the kernel's message about an
-// orderly end; with what stands beside it where that adds something.
+// The one sentence that says most. In this order: the scheduler's line with "EXIT:" (what the scx user space
+// prints from the kernel's exit record), the kernel's message about an error, the signal or exit status, the
+// kernel's message about an orderly end; with what stands beside it where that adds something.
 std::string exit_message(const ExitEvidence& evidence);
 
-// The kernel's message when it disabled the scheduler because of an error (or SysRq-S); "" when it did not, or the end was
-// asked for.
+// The kernel's message when it disabled the scheduler because of an error (or SysRq-S); "" when it did not,
+// or the end was asked for.
 std::string kernel_error(const std::vector<std::string>& kernel);
 
-// Why a start failed before the scheduler was attached: the end of the process and the line that most likely names the
-// cause (the last one with "error" or "fail", else the last one).
+// Why a start failed before the scheduler was attached: the end of the process and the line that most likely
+// names the cause (the last one with "error" or "fail", else the last one).
 std::string start_failure_message(int wait_status, const std::vector<std::string>& output);
 
-// The part behind "sched_ext: " of a /dev/kmsg record ("<prio>,<seq>,<usec>,<flags>;<text>\n ..."), nothing for any other.
+// The part behind "sched_ext: " of a /dev/kmsg record ("<prio>,<seq>,<usec>,<flags>;<text>\n ..."), nothing
+// for any other.
 std::optional<std::string> sched_ext_message(std::string_view record);
 
 }  // namespace ktstr::guest

@@ -25,8 +25,8 @@ constexpr std::size_t kReadPerTurn = std::size_t{64} << 10;
 constexpr std::size_t kReadAtEnd = std::size_t{4} << 20;
 
 constexpr std::array<const char*, 5> kEnvironment = {
-    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=dumb", "RUST_BACKTRACE=1",
-    nullptr};
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=dumb",
+    "RUST_BACKTRACE=1", nullptr};
 
 struct Terminal {
   UniqueFd ours;
@@ -69,9 +69,11 @@ struct SpawnPlan {
 
 Expected<std::unique_ptr<SchedulerProcess>> SchedulerProcess::start(const std::string& path,
                                                                     const std::vector<std::string>& args,
-                                                                    EventLoop& loop, OutputHandler on_output) {
+                                                                    EventLoop& loop,
+                                                                    OutputHandler on_output) {
   std::unique_ptr<SchedulerProcess> process(new SchedulerProcess(loop, std::move(on_output)));
-  if (Expected<> spawned = process->spawn(path, args); !spawned) return std::unexpected(std::move(spawned.error()));
+  if (Expected<> spawned = process->spawn(path, args); !spawned)
+    return std::unexpected(std::move(spawned.error()));
   if (Expected<> watched = process->watch(); !watched) return std::unexpected(std::move(watched.error()));
   return process;
 }
@@ -101,7 +103,8 @@ Expected<> SchedulerProcess::spawn(const std::string& path, const std::vector<st
                                   const_cast<char**>(kEnvironment.data()));
   if (error != 0) {
     pid_ = -1;
-    return std::unexpected(Error::from_errno(ErrorCode::kStartFailed, "cannot run the scheduler " + quote(path), error));
+    return std::unexpected(
+        Error::from_errno(ErrorCode::kStartFailed, "cannot run the scheduler " + quote(path), error));
   }
   terminal_ = std::move(terminal->ours);
   pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
@@ -111,7 +114,8 @@ Expected<> SchedulerProcess::spawn(const std::string& path, const std::vector<st
 }
 
 Expected<> SchedulerProcess::watch() {
-  if (Expected<> watched = loop_.watch(pidfd_.get(), EPOLLIN, [this](std::uint32_t) { reap(); }); !watched) return watched;
+  if (Expected<> watched = loop_.watch(pidfd_.get(), EPOLLIN, [this](std::uint32_t) { reap(); }); !watched)
+    return watched;
   return loop_.watch(terminal_.get(), EPOLLIN, [this](std::uint32_t) { read_output(kReadPerTurn); });
 }
 
@@ -159,7 +163,8 @@ std::chrono::nanoseconds SchedulerProcess::cpu_time() {
   clockid_t clock{};
   timespec time{};
   if (!wait_status_ && ::clock_getcpuclockid(pid_, &clock) == 0 && ::clock_gettime(clock, &time) == 0) {
-    cpu_time_ = std::max(cpu_time_, std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec));
+    cpu_time_ =
+        std::max(cpu_time_, std::chrono::seconds(time.tv_sec) + std::chrono::nanoseconds(time.tv_nsec));
   }
   return cpu_time_;
 }

@@ -27,11 +27,13 @@ class SchedulerProcess {
   // Gets output as it comes, within the budget (OutputBudget); `dropped` bytes are missing before it.
   using OutputHandler = std::function<void(std::string_view data, std::uint64_t dropped)>;
 
-  // Starts `path` with `args` (without argv[0]) in its own session and process group, at SCHED_OTHER (reset-on-fork), all
-  // signals at their defaults, a minimal environment, standard input from /dev/null, and its output on a pseudo terminal:
-  // the C and Rust libraries then write it line by line, so that it streams. The terminal is raw: bytes arrive as they
-  // were written. Error kStartFailed: no such file, not executable, wrong format.
-  static Expected<std::unique_ptr<SchedulerProcess>> start(const std::string& path, const std::vector<std::string>& args,
+  // Starts `path` with `args` (without argv[0]) in its own session and process group, at SCHED_OTHER
+  // (reset-on-fork), all signals at their defaults, a minimal environment, standard input from /dev/null, and
+  // its output on a pseudo terminal: the C and Rust libraries then write it line by line, so that it streams.
+  // The terminal is raw: bytes arrive as they were written. Error kStartFailed: no such file, not executable,
+  // wrong format.
+  static Expected<std::unique_ptr<SchedulerProcess>> start(const std::string& path,
+                                                           const std::vector<std::string>& args,
                                                            EventLoop& loop, OutputHandler on_output);
 
   SchedulerProcess(const SchedulerProcess&) = delete;
@@ -56,7 +58,8 @@ class SchedulerProcess {
   void finish_output();
 
  private:
-  SchedulerProcess(EventLoop& loop, OutputHandler on_output) : loop_(loop), on_output_(std::move(on_output)) {}
+  SchedulerProcess(EventLoop& loop, OutputHandler on_output)
+      : loop_(loop), on_output_(std::move(on_output)) {}
   Expected<> spawn(const std::string& path, const std::vector<std::string>& args);
   Expected<> watch();
   // Reads up to `limit` bytes.

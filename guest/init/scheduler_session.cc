@@ -26,8 +26,8 @@ constexpr auto kMaxPatience = 60s;
 
 }  // namespace
 
-SchedulerSession::SchedulerSession(InitSupervisor& supervisor, ktstr::v1::SchedulerSpec spec, AttachLimits limits,
-                                   ScxStateReader scx)
+SchedulerSession::SchedulerSession(InitSupervisor& supervisor, ktstr::v1::SchedulerSpec spec,
+                                   AttachLimits limits, ScxStateReader scx)
     : supervisor_(supervisor), spec_(std::move(spec)), limits_(limits), scx_(std::move(scx)) {
   result_.set_name(spec_.name());
 }
@@ -57,7 +57,8 @@ Expected<> SchedulerSession::attach() {
   if (!attached) {
     const Error& error = attached.error();
     result_.set_exit_message(error.message());
-    update(error.code() == ErrorCode::kSchedulerDied ? ktstr::v1::SchedulerUpdate::DIED : ktstr::v1::SchedulerUpdate::FAILED,
+    update(error.code() == ErrorCode::kSchedulerDied ? ktstr::v1::SchedulerUpdate::DIED
+                                                     : ktstr::v1::SchedulerUpdate::FAILED,
            error.to_string());
     return attached;
   }
@@ -74,15 +75,15 @@ Expected<> SchedulerSession::start() {
   }
   enable_seq_ = scx_.enable_seq();
   start_ = monotonic_now();
-  auto process = SchedulerProcess::start(
-      spec_.guest_path(), {spec_.args().begin(), spec_.args().end()}, supervisor_.loop(),
-      [this](std::string_view data, std::uint64_t dropped) {
-        ktstr::v1::Frame frame;
-        frame.mutable_output()->set_stream(ktstr::v1::Output::SCHEDULER);
-        frame.mutable_output()->set_data(data.data(), data.size());
-        frame.mutable_output()->set_dropped(dropped);
-        supervisor_.send(std::move(frame));
-      });
+  auto process =
+      SchedulerProcess::start(spec_.guest_path(), {spec_.args().begin(), spec_.args().end()},
+                              supervisor_.loop(), [this](std::string_view data, std::uint64_t dropped) {
+                                ktstr::v1::Frame frame;
+                                frame.mutable_output()->set_stream(ktstr::v1::Output::SCHEDULER);
+                                frame.mutable_output()->set_data(data.data(), data.size());
+                                frame.mutable_output()->set_dropped(dropped);
+                                supervisor_.send(std::move(frame));
+                              });
   if (!process) return std::unexpected(std::move(process.error()));
   process_ = std::move(*process);
   supervisor_.adopt_child(process_->pid());
@@ -97,7 +98,8 @@ Expected<> SchedulerSession::wait_attached() {
   MonotonicTime last_progress = start_;
   while (true) {
     if (supervisor_.wait_until(monotonic_now() + kAttachPoll) == Supervisor::Wake::kStopRequested) {
-      return give_up(ErrorCode::kInconclusive, "the host asked to stop while the scheduler was being attached");
+      return give_up(ErrorCode::kInconclusive,
+                     "the host asked to stop while the scheduler was being attached");
     }
     // The process first: its end seen, a state read afterwards is the later one.
     const std::optional<int> status = process_->wait_status();
@@ -109,7 +111,8 @@ Expected<> SchedulerSession::wait_attached() {
     if (status) {
       settle();
       if (enable_seq_ && scx_.enable_seq() > enable_seq_) {
-        return give_up(ErrorCode::kSchedulerDied, "left right after it was attached: " + exit_message(evidence()));
+        return give_up(ErrorCode::kSchedulerDied,
+                       "left right after it was attached: " + exit_message(evidence()));
       }
       return give_up(ErrorCode::kStartFailed, start_failure_message(*status, process_->tail().lines()));
     }
@@ -118,9 +121,9 @@ Expected<> SchedulerSession::wait_attached() {
     last_cpu = cpu;
     last_output = process_->output_bytes();
     if (monotonic_now() - last_progress > limits_.idle) {
-      return give_up(ErrorCode::kStartFailed,
-                     "did not attach: no CPU time used and nothing printed for " + format_duration(limits_.idle) +
-                         " (sched_ext is " + std::string(to_string(state.phase)) + ")");
+      return give_up(ErrorCode::kStartFailed, "did not attach: no CPU time used and nothing printed for " +
+                                                  format_duration(limits_.idle) + " (sched_ext is " +
+                                                  std::string(to_string(state.phase)) + ")");
     }
     if (cpu > limits_.cpu) {
       return give_up(ErrorCode::kStartFailed, "did not attach: it has used " + format_duration(limits_.cpu) +
@@ -140,7 +143,8 @@ Expected<> SchedulerSession::give_up(ErrorCode code, const std::string& text) {
 // ---- attached
 
 void SchedulerSession::watch_liveness() {
-  liveness_ = supervisor_.loop().add_timer(monotonic_now() + kLivenessPoll, kLivenessPoll, [this] { check_liveness(); });
+  liveness_ = supervisor_.loop().add_timer(monotonic_now() + kLivenessPoll, kLivenessPoll,
+                                           [this] { check_liveness(); });
 }
 
 void SchedulerSession::check_liveness() {
@@ -149,7 +153,8 @@ void SchedulerSession::check_liveness() {
     supervisor_.set_scheduler_gone();
   } else if (process_->wait_status() && !exited_since_) {
     exited_since_ = monotonic_now();
-  } else if (exited_since_ && *exited_since_ != MonotonicTime::max() && monotonic_now() - *exited_since_ > kPinned) {
+  } else if (exited_since_ && *exited_since_ != MonotonicTime::max() &&
+             monotonic_now() - *exited_since_ > kPinned) {
     exited_since_ = MonotonicTime::max();
     supervisor_.warn("the scheduler's process " + describe_wait_status(*process_->wait_status()) +
                      ", but its scheduler stays attached");
@@ -165,7 +170,8 @@ void SchedulerSession::kill() {
 // Process and scheduler are both gone.
 bool SchedulerSession::ended() const {
   const ScxPhase phase = scx_.phase();
-  return (!process_ || process_->wait_status()) && (phase == ScxPhase::kDisabled || phase == ScxPhase::kUnknown);
+  return (!process_ || process_->wait_status()) &&
+         (phase == ScxPhase::kDisabled || phase == ScxPhase::kUnknown);
 }
 
 // Waits for the end; every bit of CPU time or output shows that it is being worked at and renews the limit.
@@ -178,7 +184,8 @@ bool SchedulerSession::wait_ended(std::chrono::nanoseconds limit) {
     const MonotonicTime now = monotonic_now();
     if (now - last_progress > limit || now - start > kMaxPatience) return false;
     supervisor_.wait_until(now + kAttachPoll, -1, true);
-    if (process_->cpu_time() != last_cpu || process_->output_bytes() != last_output) last_progress = monotonic_now();
+    if (process_->cpu_time() != last_cpu || process_->output_bytes() != last_output)
+      last_progress = monotonic_now();
     last_cpu = process_->cpu_time();
     last_output = process_->output_bytes();
   }
@@ -187,11 +194,13 @@ bool SchedulerSession::wait_ended(std::chrono::nanoseconds limit) {
 
 void SchedulerSession::request_end() {
   if (!process_) return;
-  for (const auto& [signal, patience] :
-       {std::pair<int, std::chrono::nanoseconds>{SIGINT, kPatience}, {SIGTERM, kPatience}, {SIGKILL, kKillPatience}}) {
+  for (const auto& [signal, patience] : {std::pair<int, std::chrono::nanoseconds>{SIGINT, kPatience},
+                                         {SIGTERM, kPatience},
+                                         {SIGKILL, kKillPatience}}) {
     process_->signal_group(signal);
     if (wait_ended(patience)) return;
-    supervisor_.warn("the scheduler did not end after " + std::string(::sigabbrev_np(signal)) + " (its process " +
+    supervisor_.warn("the scheduler did not end after " + std::string(::sigabbrev_np(signal)) +
+                     " (its process " +
                      (process_->wait_status() ? describe_wait_status(*process_->wait_status()) : "is there") +
                      ", sched_ext is " + std::string(to_string(scx_.phase())) + ")");
   }
@@ -210,7 +219,8 @@ void SchedulerSession::settle() {
 
 ExitEvidence SchedulerSession::evidence() {
   for (std::string& message : log_.take_sched_ext()) kernel_messages_.push_back(std::move(message));
-  return {.wait_status = process_->wait_status(), .output = process_->tail().lines(), .kernel = kernel_messages_};
+  return {
+      .wait_status = process_->wait_status(), .output = process_->tail().lines(), .kernel = kernel_messages_};
 }
 
 bool SchedulerSession::finish() {
@@ -232,7 +242,8 @@ bool SchedulerSession::finish() {
     if (died) result_.set_exit_message(exit_message(evidence()));
     result_.set_clean_exit(!died && ended() && result_.has_exit_status() && result_.exit_status() == 0);
   }
-  update(died ? ktstr::v1::SchedulerUpdate::DIED : ktstr::v1::SchedulerUpdate::STOPPED, result_.exit_message());
+  update(died ? ktstr::v1::SchedulerUpdate::DIED : ktstr::v1::SchedulerUpdate::STOPPED,
+         result_.exit_message());
   return !died;
 }
 

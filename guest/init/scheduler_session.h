@@ -1,11 +1,13 @@
 // One scheduler under test, from its start to its end.
 //
-// Attaching is judged by progress and not by a clock: scx_lavd takes 70 s under emulation on a loaded host and is well all
-// the time, while a scheduler that waits for something that never comes can be given up soon. So there are two limits: time
-// without any CPU use and any output, and CPU time, scaled by the measured slowness of the machine.
+// Attaching is judged by progress and not by a clock: scx_lavd takes 70 s under emulation on a loaded host
+// and is well all the time, while a scheduler that waits for something that never comes can be given up soon.
+// So there are two limits: time without any CPU use and any output, and CPU time, scaled by the measured
+// slowness of the machine.
 //
-// Being attached is what the kernel says (/sys/kernel/sched_ext/state), not what the process says: a process can live on for
-// seconds after its scheduler was thrown out, and the kernel needs a while to disable the scheduler of a process that died.
+// Being attached is what the kernel says (/sys/kernel/sched_ext/state), not what the process says: a process
+// can live on for seconds after its scheduler was thrown out, and the kernel needs a while to disable the
+// scheduler of a process that died.
 #pragma once
 
 #include <chrono>
@@ -41,12 +43,14 @@ class SchedulerSession {
   SchedulerSession& operator=(const SchedulerSession&) = delete;
   ~SchedulerSession();
 
-  // Starts the scheduler and waits until the kernel says it is enabled; from then on the supervisor is told when it is gone.
-  // Errors: kStartFailed (detail: the last lines of output), kSchedulerDied when it was attached and left at once,
-  // kKernelLacks without sched_ext, kInconclusive when the host asked to stop meanwhile.
+  // Starts the scheduler and waits until the kernel says it is enabled; from then on the supervisor is told
+  // when it is gone. Errors: kStartFailed (detail: the last lines of output), kSchedulerDied when it was
+  // attached and left at once, kKernelLacks without sched_ext, kInconclusive when the host asked to stop
+  // meanwhile.
   Expected<> attach();
-  // Ends it: SIGINT, SIGTERM, SIGKILL, each with patience, and waits until the kernel has disabled it. True when it was still
-  // there and left in good order or at least on request; false when it had died before that, see result().exit_message.
+  // Ends it: SIGINT, SIGTERM, SIGKILL, each with patience, and waits until the kernel has disabled it. True
+  // when it was still there and left in good order or at least on request; false when it had died before
+  // that, see result().exit_message.
   bool finish();
 
   // Everything known so far.

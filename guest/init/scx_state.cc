@@ -19,7 +19,9 @@ constexpr std::array<std::pair<std::string_view, ScxPhase>, 4> kPhases = {{
     {"disabling", ScxPhase::kDisabling},
 }};
 
-std::string_view first_line(std::string_view text) { return text.substr(0, text.find('\n')); }
+std::string_view first_line(std::string_view text) {
+  return text.substr(0, text.find('\n'));
+}
 
 }  // namespace
 
@@ -45,7 +47,9 @@ std::string parse_ops_name(std::string_view text) {
   return name;
 }
 
-bool ScxStateReader::supported() const { return ::access((root_ + "/state").c_str(), F_OK) == 0; }
+bool ScxStateReader::supported() const {
+  return ::access((root_ + "/state").c_str(), F_OK) == 0;
+}
 
 ScxPhase ScxStateReader::phase() const {
   const Expected<std::string> text = read_attribute(root_ + "/state");

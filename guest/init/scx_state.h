@@ -20,7 +20,8 @@ struct ScxState {
 // The first line of the `state` file; anything that is not one of the four words is kUnknown.
 ScxPhase parse_scx_phase(std::string_view text);
 std::string_view to_string(ScxPhase phase);
-// The first line of `root/ops`, cut after 128 characters (SCX_OPS_NAME_LEN), with everything unprintable as '?'.
+// The first line of `root/ops`, cut after 128 characters (SCX_OPS_NAME_LEN), with everything unprintable as
+// '?'.
 std::string parse_ops_name(std::string_view text);
 
 // Reads the files below `root`..

@@ -20,13 +20,15 @@ constexpr const char* kSysfs = "/sys/class/virtio-ports";
 // Events are only the fast way: without CONFIG_NET, or when one is lost, the folder is read again this often.
 constexpr int kRescanMs = 20;
 
-// A socket that becomes readable when a device appears or changes (lib/kobject_uevent.c); empty where there is no netlink.
+// A socket that becomes readable when a device appears or changes (lib/kobject_uevent.c); empty where there
+// is no netlink.
 UniqueFd open_uevents() {
   UniqueFd socket(::socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_KOBJECT_UEVENT));
   sockaddr_nl address{};
   address.nl_family = AF_NETLINK;
   address.nl_groups = 1;
-  if (socket && ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) socket.reset();
+  if (socket && ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0)
+    socket.reset();
   return socket;
 }
 
@@ -43,7 +45,8 @@ std::string list_ports(const std::string& sysfs) {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(sysfs, error)) {
     const Expected<std::string> name = read_attribute(entry.path().string() + "/name");
-    list += (list.empty() ? "" : ", ") + entry.path().filename().string() + " " + (name ? quote(*name) : "without name");
+    list += (list.empty() ? "" : ", ") + entry.path().filename().string() + " " +
+            (name ? quote(*name) : "without name");
   }
   return list.empty() ? "there are none" : "there are " + list;
 }
@@ -69,7 +72,8 @@ Expected<UniqueFd> open_virtio_port(const std::string& port_name, std::chrono::n
       UniqueFd fd(::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NONBLOCK));
       if (fd) return fd;
       // devtmpfs makes the node before it announces the device; a node that is missing for long is an error.
-      if (errno != ENOENT || monotonic_now() >= deadline) return fail_errno(ErrorCode::kHost, "cannot open " + path);
+      if (errno != ENOENT || monotonic_now() >= deadline)
+        return fail_errno(ErrorCode::kHost, "cannot open " + path);
     }
     if (monotonic_now() >= deadline) {
       return fail(ErrorCode::kHost,

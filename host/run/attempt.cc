@@ -74,13 +74,13 @@ void Attempt::on_frames(std::span<const std::byte> bytes) {
 }
 
 void Attempt::note_milestones() {
-  const auto stamp = [this](std::chrono::nanoseconds& when, Session::Phase phase) {
-    if (when == 0ns && session_.phase() >= phase) when = since_start();
+  const auto stamp = [this](std::chrono::nanoseconds& when, bool happened) {
+    if (when == 0ns && happened) when = since_start();
   };
-  stamp(milestones_.hello, Session::Phase::kPlanSent);
-  stamp(milestones_.scheduler_started, Session::Phase::kAttaching);
-  stamp(milestones_.scenario_start, Session::Phase::kScenario);
-  stamp(milestones_.scenario_end, Session::Phase::kFinishing);
+  stamp(milestones_.hello, session_.phase() >= Session::Phase::kPlanSent);
+  stamp(milestones_.scheduler_started, session_.scheduler_state().has_value());
+  stamp(milestones_.scenario_start, session_.scenario_start_ns() != 0);
+  stamp(milestones_.scenario_end, session_.scenario_end_ns() != 0);
 }
 
 void Attempt::send_plan() {

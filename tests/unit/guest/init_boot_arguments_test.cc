@@ -1,19 +1,21 @@
-#include "guest/init/boot_arguments.h"
-
 #include <gtest/gtest.h>
+
+#include "guest/init/boot_arguments.h"
 
 namespace ktstr::guest {
 namespace {
 
 TEST(BootArguments, FindsThePortAmongOtherArguments) {
-  const auto arguments = parse_boot_arguments("console=ttyS0 quiet ktstr.frames=virtio:ktstr.frames panic=-1\n");
+  const auto arguments =
+      parse_boot_arguments("console=ttyS0 quiet ktstr.frames=virtio:ktstr.frames panic=-1\n");
   EXPECT_EQ(arguments.frame_port, "ktstr.frames");
   EXPECT_EQ(arguments.injection, Injection::kNone);
   EXPECT_TRUE(arguments.problems.empty());
 }
 
 TEST(BootArguments, QuotesProtectBlanksAndTheLastOneWins) {
-  const auto arguments = parse_boot_arguments("ktstr.frames=virtio:a \"ktstr.frames=virtio:b c\" x=\"ktstr.inject=exit\"");
+  const auto arguments =
+      parse_boot_arguments("ktstr.frames=virtio:a \"ktstr.frames=virtio:b c\" x=\"ktstr.inject=exit\"");
   EXPECT_EQ(arguments.frame_port, "b c");
   EXPECT_EQ(arguments.injection, Injection::kNone);
 }
@@ -28,7 +30,8 @@ TEST(BootArguments, KnowsTheInjections) {
 }
 
 TEST(BootArguments, NamesWhatItDoesNotUnderstand) {
-  const auto arguments = parse_boot_arguments("ktstr.frames=tcp:1 ktstr.frames=virtio: ktstr.inject=fire ktstr.colour=red ktstr.");
+  const auto arguments = parse_boot_arguments(
+      "ktstr.frames=tcp:1 ktstr.frames=virtio: ktstr.inject=fire ktstr.colour=red ktstr.");
   EXPECT_TRUE(arguments.frame_port.empty());
   ASSERT_EQ(arguments.problems.size(), 5U);
   EXPECT_NE(arguments.problems[0].find("'tcp:1'"), std::string::npos);

@@ -1,5 +1,3 @@
-#include "guest/init/crash_reporter.h"
-
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -10,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "common/frame_codec.h"
+#include "guest/init/crash_reporter.h"
 #include "guest/init/crash_text.h"
 #include "guest/init/own_symbols.h"
 #include "tests/unit/guest/init_pair.h"
@@ -48,7 +47,9 @@ TEST(CrashText, FormatsAndCuts) {
   EXPECT_EQ(text.view(), "a??0xdeadbeef018");
 }
 
-[[gnu::noinline]] int find_me() { return ::getpid(); }
+[[gnu::noinline]] int find_me() {
+  return ::getpid();
+}
 
 TEST(OwnSymbols, NamesAFunctionOfThisProgram) {
   const OwnSymbols symbols;
@@ -59,7 +60,8 @@ TEST(OwnSymbols, NamesAFunctionOfThisProgram) {
   EXPECT_GT(find_me(), 0);
 }
 
-// Runs `crash` in a child with the reporter installed; returns the frames that come out and the child's wait status.
+// Runs `crash` in a child with the reporter installed; returns the frames that come out and the child's wait
+// status.
 template <typename F>
 std::pair<std::vector<v1::Frame>, int> crash_in_child(F crash) {
   test::HostEnd host;

@@ -1,7 +1,6 @@
-#include "guest/init/frame_port.h"
-
 #include <gtest/gtest.h>
 
+#include "guest/init/frame_port.h"
 #include "tests/unit/guest/init_pair.h"
 
 namespace ktstr::guest {

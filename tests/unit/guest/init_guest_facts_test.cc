@@ -1,15 +1,15 @@
-#include "guest/init/guest_facts.h"
-
 #include <cstring>
 
 #include <gtest/gtest.h>
 
 #include "guest/init/environment.h"
+#include "guest/init/guest_facts.h"
 
 namespace ktstr::guest {
 namespace {
 
-std::string note(std::uint32_t name_size, std::uint32_t desc_size, std::uint32_t type, const std::string& rest) {
+std::string note(std::uint32_t name_size, std::uint32_t desc_size, std::uint32_t type,
+                 const std::string& rest) {
   std::string text(12, '\0');
   std::memcpy(text.data(), &name_size, 4);
   std::memcpy(text.data() + 4, &desc_size, 4);
@@ -17,7 +17,9 @@ std::string note(std::uint32_t name_size, std::uint32_t desc_size, std::uint32_t
   return text + rest;
 }
 
-std::string build_id(const std::string& notes) { return build_id_from_notes(std::as_bytes(std::span(notes))); }
+std::string build_id(const std::string& notes) {
+  return build_id_from_notes(std::as_bytes(std::span(notes)));
+}
 
 TEST(BuildId, IsTheGnuNoteAmongOthers) {
   const std::string xen = note(4, 5, 3, std::string("Xen\0abcde\0\0\0", 12));
@@ -44,7 +46,9 @@ TEST(Vmcoreinfo, IsTwoHexadecimalNumbers) {
 }
 
 TEST(Kallsyms, FindsWholeNamesOnly) {
-  const std::string text = "ffffffff81000000 T _stext\nffffffff81000000 T _text\n0000000000000000 T hidden\nffffffffc0 t _text\t[mod]\n";
+  const std::string text =
+      "ffffffff81000000 T _stext\nffffffff81000000 T _text\n0000000000000000 T hidden\nffffffffc0 t "
+      "_text\t[mod]\n";
   EXPECT_EQ(find_kallsyms_address(text, "_text"), 0xffffffff81000000UL);
   EXPECT_FALSE(find_kallsyms_address(text, "_tex"));
   EXPECT_FALSE(find_kallsyms_address(text, "hidden"));
@@ -52,7 +56,8 @@ TEST(Kallsyms, FindsWholeNamesOnly) {
 }
 
 TEST(Iomem, FindsTheKernelsCode) {
-  EXPECT_EQ(find_kernel_code("00100000-3fffffff : System RAM\n  01000000-02001fff : Kernel code\n  02200000-02dfffff : Kernel rodata\n"),
+  EXPECT_EQ(find_kernel_code("00100000-3fffffff : System RAM\n  01000000-02001fff : Kernel code\n  "
+                             "02200000-02dfffff : Kernel rodata\n"),
             0x1000000UL);
   EXPECT_FALSE(find_kernel_code("00000000-00000000 : Kernel code\n"));
   EXPECT_FALSE(find_kernel_code("    : Kernel code\n"));

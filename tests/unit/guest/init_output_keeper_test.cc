@@ -1,6 +1,6 @@
-#include "guest/init/output_keeper.h"
-
 #include <gtest/gtest.h>
+
+#include "guest/init/output_keeper.h"
 
 namespace ktstr::guest {
 namespace {

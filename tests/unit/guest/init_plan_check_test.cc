@@ -1,6 +1,6 @@
-#include "guest/init/plan_check.h"
-
 #include <gtest/gtest.h>
+
+#include "guest/init/plan_check.h"
 
 namespace ktstr::guest {
 namespace {
@@ -19,7 +19,9 @@ v1::RunPlan good_plan() {
   return plan;
 }
 
-TEST(RefusePlan, TakesAGoodOne) { EXPECT_EQ(refuse_plan(good_plan(), 2), ""); }
+TEST(RefusePlan, TakesAGoodOne) {
+  EXPECT_EQ(refuse_plan(good_plan(), 2), "");
+}
 
 TEST(RefusePlan, RefusesAnotherVersion) {
   v1::RunPlan plan = good_plan();

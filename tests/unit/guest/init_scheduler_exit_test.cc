@@ -1,18 +1,23 @@
-#include "guest/init/scheduler_exit.h"
-
 #include <gtest/gtest.h>
+
+#include "guest/init/scheduler_exit.h"
 
 namespace ktstr::guest {
 namespace {
 
 // Wait statuses as the kernel encodes them.
-constexpr int exited(int code) { return code << 8; }
-constexpr int killed(int signal) { return signal; }
+constexpr int exited(int code) {
+  return code << 8;
+}
+constexpr int killed(int signal) {
+  return signal;
+}
 
 const std::vector<std::string> kStall = {"BPF scheduler \"simple\" enabled",
                                          "BPF scheduler \"simple\" disabled (runnable task stall)",
                                          "simple: watchdog failed to check in for 30.001s"};
-const std::vector<std::string> kUnregistered = {"BPF scheduler \"simple\" disabled (unregistered from user space)"};
+const std::vector<std::string> kUnregistered = {
+    "BPF scheduler \"simple\" disabled (unregistered from user space)"};
 
 TEST(WaitStatus, IsDescribedAndCoded) {
   EXPECT_EQ(describe_wait_status(exited(3)), "exited with status 3");
@@ -22,15 +27,17 @@ TEST(WaitStatus, IsDescribedAndCoded) {
 }
 
 TEST(ExitMessage, PrefersTheSchedulersOwnWords) {
-  const ExitEvidence evidence{.wait_status = exited(1),
-                              .output = {"local=1", "04:00:01 [WARN] EXIT: scx_bpf_error (x.bpf.c:119: bad)", "bye"},
-                              .kernel = kStall};
+  const ExitEvidence evidence{
+      .wait_status = exited(1),
+      .output = {"local=1", "04:00:01 [WARN] EXIT: scx_bpf_error (x.bpf.c:119: bad)", "bye"},
+      .kernel = kStall};
   EXPECT_EQ(exit_message(evidence), "EXIT: scx_bpf_error (x.bpf.c:119: bad)");
 }
 
 TEST(ExitMessage, ThenTheKernelsError) {
-  EXPECT_EQ(exit_message({.wait_status = exited(1), .output = {"local=1"}, .kernel = kStall}),
-            "BPF scheduler \"simple\" disabled (runnable task stall): watchdog failed to check in for 30.001s");
+  EXPECT_EQ(
+      exit_message({.wait_status = exited(1), .output = {"local=1"}, .kernel = kStall}),
+      "BPF scheduler \"simple\" disabled (runnable task stall): watchdog failed to check in for 30.001s");
 }
 
 TEST(ExitMessage, ThenTheEndOfTheProcess) {
@@ -46,7 +53,9 @@ TEST(ExitMessage, LastOfAllTheKernelsFarewell) {
 }
 
 TEST(ExitMessage, IsBounded) {
-  EXPECT_LE(exit_message({.wait_status = {}, .output = {"EXIT: " + std::string(100000, 'x')}, .kernel = {}}).size(), 1000U);
+  EXPECT_LE(
+      exit_message({.wait_status = {}, .output = {"EXIT: " + std::string(100000, 'x')}, .kernel = {}}).size(),
+      1000U);
 }
 
 TEST(KernelError, TellsErrorsFromFarewells) {
@@ -57,9 +66,11 @@ TEST(KernelError, TellsErrorsFromFarewells) {
 }
 
 TEST(StartFailure, PicksTheLineThatNamesTheCause) {
-  EXPECT_EQ(start_failure_message(exited(1), {"libbpf: prog 'x': BPF program load FAILED: Permission denied", "bye"}),
-            "the scheduler exited with status 1 before it was attached: libbpf: prog 'x': BPF program load FAILED: "
-            "Permission denied");
+  EXPECT_EQ(
+      start_failure_message(exited(1),
+                            {"libbpf: prog 'x': BPF program load FAILED: Permission denied", "bye"}),
+      "the scheduler exited with status 1 before it was attached: libbpf: prog 'x': BPF program load FAILED: "
+      "Permission denied");
   EXPECT_EQ(start_failure_message(exited(0), {"first", "last"}),
             "the scheduler exited with status 0 before it was attached: last");
   EXPECT_EQ(start_failure_message(killed(6), {}),

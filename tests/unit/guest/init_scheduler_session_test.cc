@@ -1,12 +1,11 @@
 // SchedulerSession with shell scripts as schedulers and a folder in place of /sys/kernel/sched_ext.
-#include "guest/init/scheduler_session.h"
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include <gtest/gtest.h>
 
+#include "guest/init/scheduler_session.h"
 #include "tests/unit/guest/init_pair.h"
 
 namespace ktstr::guest {
@@ -42,9 +41,8 @@ class SchedulerSessionTest : public testing::Test {
     spec.set_guest_path("/bin/sh");
     spec.add_args("-c");
     spec.add_args("cd " + root_ + " || exit 9\n" + script);
-    session_ = std::make_unique<SchedulerSession>(*supervisor_, spec,
-                                                  SchedulerSession::AttachLimits{.idle = idle, .cpu = cpu},
-                                                  ScxStateReader(root_));
+    session_ = std::make_unique<SchedulerSession>(
+        *supervisor_, spec, SchedulerSession::AttachLimits{.idle = idle, .cpu = cpu}, ScxStateReader(root_));
     return *session_;
   }
   std::vector<v1::SchedulerUpdate::State> states() {
@@ -84,7 +82,8 @@ TEST_F(SchedulerSessionTest, AnEarlyExitIsAFailedStartWithTheLastLines) {
   const Expected<> attached = session.attach();
   ASSERT_FALSE(attached);
   EXPECT_EQ(attached.error().code(), ErrorCode::kStartFailed);
-  EXPECT_EQ(attached.error().message(), "the scheduler exited with status 3 before it was attached: libbpf: failed to load");
+  EXPECT_EQ(attached.error().message(),
+            "the scheduler exited with status 3 before it was attached: libbpf: failed to load");
   EXPECT_EQ(attached.error().detail(), "one\nlibbpf: failed to load");
   EXPECT_EQ(session.result().exit_status(), 3);
   EXPECT_EQ(states(), (States{Update::STARTING, Update::FAILED}));
@@ -110,7 +109,8 @@ TEST_F(SchedulerSessionTest, WithoutSchedExtTheKernelLacksIt) {
 TEST_F(SchedulerSessionTest, AnIdleSchedulerIsGivenUp) {
   const Expected<> attached = make("trap 'exit 0' INT; echo waiting; sleep 60 & wait", 50ms).attach();
   ASSERT_FALSE(attached);
-  EXPECT_TRUE(attached.error().message().starts_with("did not attach: no CPU time used")) << attached.error().message();
+  EXPECT_TRUE(attached.error().message().starts_with("did not attach: no CPU time used"))
+      << attached.error().message();
   EXPECT_EQ(attached.error().detail(), "waiting");
 }
 
@@ -122,7 +122,8 @@ TEST_F(SchedulerSessionTest, ABusySchedulerIsGivenUpByItsCpuTime) {
 }
 
 TEST_F(SchedulerSessionTest, LeavingRightAfterTheAttachIsADeath) {
-  const Expected<> attached = make("echo 8 > enable_seq; echo 'EXIT: kptr already had cpumask'; exit 1").attach();
+  const Expected<> attached =
+      make("echo 8 > enable_seq; echo 'EXIT: kptr already had cpumask'; exit 1").attach();
   ASSERT_FALSE(attached);
   EXPECT_EQ(attached.error().code(), ErrorCode::kSchedulerDied);
   EXPECT_NE(attached.error().message().find("EXIT: kptr already had cpumask"), std::string::npos);

@@ -1,10 +1,10 @@
-#include "guest/init/scx_state.h"
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 
 #include <gtest/gtest.h>
+
+#include "guest/init/scx_state.h"
 
 namespace ktstr::guest {
 namespace {
@@ -35,7 +35,9 @@ class ScxStateReaderTest : public testing::Test {
   ~ScxStateReaderTest() override { std::filesystem::remove_all(root_); }
   ScxStateReaderTest(const ScxStateReaderTest&) = delete;
   ScxStateReaderTest& operator=(const ScxStateReaderTest&) = delete;
-  void write(const std::string& name, const std::string& text) const { std::ofstream(root_ + "/" + name) << text; }
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(root_ + "/" + name) << text;
+  }
   static std::string make() {
     std::string name = testing::TempDir() + "scx-state-XXXXXX";
     return ::mkdtemp(name.data());
