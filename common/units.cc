@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <optional>
-#include <ranges>
 
 #include <fmt/format.h>
 
@@ -76,8 +75,8 @@ Scaling scale(const Decimal& decimal, std::uint64_t factor, std::uint64_t limit,
   // times it is, hence the second summand too: going from the last digit to the first, every step of an exact
   // result divides evenly.
   std::uint64_t part = 0;
-  for (const char digit : decimal.fraction | std::views::reverse) {
-    part += static_cast<std::uint64_t>(digit - '0') * factor;
+  for (std::size_t i = decimal.fraction.size(); i-- > 0;) {
+    part += static_cast<std::uint64_t>(decimal.fraction[i] - '0') * factor;
     if (part % 10 != 0) return Scaling::kNotWhole;
     part /= 10;
   }

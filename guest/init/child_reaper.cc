@@ -1,12 +1,12 @@
 #include "guest/init/child_reaper.h"
 
-#include <signal.h>
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <charconv>
+#include <csignal>
 #include <string_view>
 
 #include "common/read_file.h"

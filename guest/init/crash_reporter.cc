@@ -3,17 +3,17 @@
 #include <fcntl.h>
 #include <linux/reboot.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/reboot.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <ucontext.h>
 #include <unistd.h>
 #include <unwind.h>
 
 #include <array>
 #include <atomic>
+#include <csignal>
 #include <cstring>
+#include <ctime>
 #include <exception>
 #include <typeinfo>
 

@@ -14,6 +14,7 @@
 #include "common/read_file.h"
 #include "common/unique_fd.h"
 #include "guest/init/scx_state.h"
+#include "guest/init/slowness.h"
 
 namespace ktstr::guest {
 namespace {
@@ -22,8 +23,6 @@ constexpr std::size_t kMaxNotes = 4096;
 // `_text` is among the first symbols: before it come at most the per-CPU ones.
 constexpr std::size_t kMaxKallsymsHead = 65536;
 constexpr std::size_t kMaxIomem = 65536;
-constexpr std::size_t kWorkWords = 8192;  // 64 KiB: larger than most L1 caches, smaller than any L2
-constexpr int kWorkPasses = 16;
 
 // Unlike read_file this stops at `limit` without complaint: only the head is wanted, and the kernel makes
 // these files line by line as they are read.
@@ -135,32 +134,6 @@ std::optional<std::uint64_t> find_kernel_code(std::string_view text) {
   return std::nullopt;
 }
 
-std::uint64_t measure_work_ns() {
-  std::array<std::uint64_t, kWorkWords> words{};
-  std::uint64_t best = UINT64_MAX;
-  std::uint64_t state = 0x9e3779b97f4a7c15;
-  for (int round = 0; round < 3; ++round) {
-    const MonotonicTime start = monotonic_now();
-    for (int pass = 0; pass < kWorkPasses; ++pass) {
-      for (std::size_t i = 0; i < kWorkWords; ++i) {
-        // xorshift64: every step depends on the one before, so no compiler and no wide CPU can shorten it.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        words[state % kWorkWords] += state;
-      }
-    }
-    // The result has to be used, or there would be no work.
-    asm volatile("" : : "r"(words.data()), "r"(state) : "memory");
-    best = std::min(best, static_cast<std::uint64_t>((monotonic_now() - start).count()));
-  }
-  return best;
-}
-
-double slowness_of(std::uint64_t work_ns) {
-  return std::max(1.0, static_cast<double>(work_ns) / static_cast<double>(kReferenceWorkNs));
-}
-
 ktstr::v1::GuestFacts collect_guest_facts() {
   ktstr::v1::GuestFacts facts;
   utsname names{};
@@ -178,7 +151,7 @@ ktstr::v1::GuestFacts collect_guest_facts() {
   }
   facts.set_text_kva(find_text_address().value_or(0));
   facts.set_kernel_code_gpa(find_kernel_code(read_head("/proc/iomem", kMaxIomem)).value_or(0));
-  facts.set_slowness(slowness_of(measure_work_ns()));
+  facts.set_slowness(measure_slowness());
   facts.set_tainted(read_number("/proc/sys/kernel/tainted"));
   facts.set_has_sched_ext(ScxStateReader().supported());
   if (const Expected<std::string> clock =

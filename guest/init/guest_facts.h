@@ -31,11 +31,4 @@ std::optional<std::uint64_t> find_kallsyms_address(std::string_view text, std::s
 // Start of the first "Kernel code" range in the text of /proc/iomem; nothing when it is not there or hidden.
 std::optional<std::uint64_t> find_kernel_code(std::string_view text);
 
-// Time of a fixed piece of work (2 * 65,536 steps of integer arithmetic with loads and stores all over 64
-// KiB), best of three, ns. On an unloaded x86-64 CPU of 2020 it takes kReferenceWorkNs.
-std::uint64_t measure_work_ns();
-inline constexpr std::uint64_t kReferenceWorkNs = 250'000;
-// work_ns / kReferenceWorkNs, at least 1.
-double slowness_of(std::uint64_t work_ns);
-
 }  // namespace ktstr::guest

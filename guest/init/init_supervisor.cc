@@ -1,5 +1,6 @@
 #include "guest/init/init_supervisor.h"
 
+#include <poll.h>
 #include <sys/epoll.h>
 
 #include <utility>
@@ -14,7 +15,7 @@ using namespace std::chrono_literals;
 constexpr auto kHeartbeatInterval = 1s;
 // How long a congested port may hold up whoever sends: the host gets this long to catch up.
 constexpr auto kBackPressure = 5s;
-// A host end that is closed is looked at this often, and taken for gone after the second time.
+// A host end that is closed is looked at this often, and taken for gone after the longer time.
 constexpr auto kHangupRetry = 100ms;
 constexpr auto kHangupLimit = 10s;
 
@@ -45,7 +46,7 @@ Expected<> InitSupervisor::watch_port() {
 }
 
 void InitSupervisor::update_port_watch() {
-  if (hangup_since_ || port_.wants_write() == port_wants_write_) return;
+  if (port_.wants_write() == port_wants_write_) return;
   port_wants_write_ = port_.wants_write();
   loop_.change(port_.fd(), port_wants_write_ ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
@@ -74,6 +75,8 @@ void InitSupervisor::on_hangup() {
     return;
   }
   loop_.add_timer(now + kHangupRetry, 0s, [this] {
+    pollfd entry{.fd = port_.fd(), .events = POLLIN, .revents = 0};
+    if (::poll(&entry, 1, 0) >= 0 && (entry.revents & POLLHUP) == 0) hangup_since_.reset();
     if (Expected<> watched = watch_port(); !watched) stop_reason_ = watched.error().to_string();
   });
 }
@@ -175,7 +178,7 @@ void InitSupervisor::say_goodbye(std::chrono::nanoseconds limit) {
   if (port_.output_dropped() > 0) {
     note(std::to_string(port_.output_dropped()) + " bytes of the scheduler's output were dropped at the end");
   }
-  port_.drain(limit);
+  if (!port_.drain(limit)) return;  // nobody reads: there is nothing to say goodbye to
   ktstr::v1::Frame frame;
   frame.mutable_bye()->set_frames(port_.frames_sent());
   port_.send_last(std::move(frame), limit);

@@ -14,12 +14,12 @@
 #include "guest/init/lifecycle.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <memory>
 #include <optional>
 #include <string>
@@ -207,10 +207,11 @@ void run_plan(InitSupervisor& supervisor, const ktstr::v1::RunPlan& plan, Inject
               double slowness, GuestResult& result) {
   std::optional<SchedulerSession> session;
   if (plan.has_scheduler()) {
-    const auto cpu = duration_or(plan.limits().attach_cpu(), kDefaultAttachCpu);
     const SchedulerSession::AttachLimits limits{
         .idle = duration_or(plan.limits().attach_idle(), kDefaultAttachIdle),
-        .cpu = std::chrono::duration_cast<std::chrono::nanoseconds>(cpu * std::min(slowness, 1000.0))};
+        .cpu = std::min<std::chrono::nanoseconds>(duration_or(plan.limits().attach_cpu(), kDefaultAttachCpu),
+                                                  24h),
+        .slowness = slowness};
     session.emplace(supervisor, plan.scheduler(), limits);
     if (const Expected<> attached = session->attach(); !attached) {
       report_failed_start(attached.error(), *session, result);

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstring>
 
@@ -15,6 +16,14 @@ bool contains_ignoring_case(std::string_view text, std::string_view word) {
   return std::search(text.begin(), text.end(), word.begin(), word.end(), [](char a, char b) {
            return std::tolower(static_cast<unsigned char>(a)) == b;
          }) != text.end();
+}
+
+// Words of libbpf, of the Rust and C start-up code, and of getopt(3).
+bool names_a_cause(const std::string& line) {
+  constexpr std::array<std::string_view, 8> kWords = {"error",  "fail",         "panicked", "invalid",
+                                                      "cannot", "unrecognized", "denied",   "no such"};
+  return std::any_of(kWords.begin(), kWords.end(),
+                     [&line](std::string_view word) { return contains_ignoring_case(line, word); });
 }
 
 const std::string* last_line_with(const std::vector<std::string>& lines, std::string_view word) {
@@ -89,9 +98,7 @@ std::string exit_message(const ExitEvidence& evidence) {
 std::string start_failure_message(int wait_status, const std::vector<std::string>& output) {
   std::string message = "the scheduler " + describe_wait_status(wait_status) + " before it was attached";
   if (output.empty()) return message + ", without a word";
-  const auto cause = std::find_if(output.rbegin(), output.rend(), [](const std::string& line) {
-    return contains_ignoring_case(line, "error") || contains_ignoring_case(line, "fail");
-  });
+  const auto cause = std::find_if(output.rbegin(), output.rend(), names_a_cause);
   return (message + ": " + (cause == output.rend() ? output.back() : *cause)).substr(0, kMaxMessage);
 }
 

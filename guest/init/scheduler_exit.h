@@ -33,7 +33,7 @@ std::string exit_message(const ExitEvidence& evidence);
 std::string kernel_error(const std::vector<std::string>& kernel);
 
 // Why a start failed before the scheduler was attached: the end of the process and the line that most likely
-// names the cause (the last one with "error" or "fail", else the last one).
+// names the cause (the last one with "error", "fail" or the like, else the last one).
 std::string start_failure_message(int wait_status, const std::vector<std::string>& output);
 
 // The part behind "sched_ext: " of a /dev/kmsg record ("<prio>,<seq>,<usec>,<flags>;<text>\n ..."), nothing

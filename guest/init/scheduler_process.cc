@@ -2,17 +2,17 @@
 
 #include <fcntl.h>
 #include <pty.h>
-#include <signal.h>
 #include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <termios.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <csignal>
+#include <ctime>
 
 #include "common/quote.h"
 
@@ -24,9 +24,14 @@ constexpr std::size_t kReadPerTurn = std::size_t{64} << 10;
 // Output read at the end at most: the terminal's buffers are far smaller.
 constexpr std::size_t kReadAtEnd = std::size_t{4} << 20;
 
-constexpr std::array<const char*, 5> kEnvironment = {
-    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TERM=dumb",
-    "RUST_BACKTRACE=1", nullptr};
+// NO_COLOR: the output goes into a log, although it comes over a terminal.
+constexpr std::array<const char*, 6> kEnvironment = {
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME=/root",
+    "TERM=dumb",
+    "NO_COLOR=1",
+    "RUST_BACKTRACE=1",
+    nullptr};
 
 struct Terminal {
   UniqueFd ours;
@@ -169,7 +174,7 @@ std::chrono::nanoseconds SchedulerProcess::cpu_time() {
   return cpu_time_;
 }
 
-void SchedulerProcess::signal_group(int signal) {
+void SchedulerProcess::signal_group(int signal) const {
   if (pid_ > 0) ::kill(-pid_, signal);
 }
 

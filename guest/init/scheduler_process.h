@@ -53,7 +53,7 @@ class SchedulerProcess {
   const LineTail& tail() const { return tail_; }
 
   // Sends a signal to its process group. Nothing when the group is gone.
-  void signal_group(int signal);
+  void signal_group(int signal) const;
   // Reads what has been written by now and hands out what the budget had held back.
   void finish_output();
 

@@ -1,11 +1,13 @@
 #include "guest/init/scheduler_session.h"
 
-#include <signal.h>
-
 #include <algorithm>
+#include <csignal>
+
+#include <fmt/format.h>
 
 #include "common/units.h"
 #include "guest/init/scheduler_exit.h"
+#include "guest/init/slowness.h"
 
 namespace ktstr::guest {
 namespace {
@@ -13,6 +15,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kAttachPoll = 20ms;
+constexpr auto kSlownessPeriod = 500ms;
 constexpr auto kLivenessPoll = 100ms;
 // After the scheduler is gone: time for its process to print its last words and end.
 constexpr auto kSettle = 2s;
@@ -96,6 +99,8 @@ Expected<> SchedulerSession::wait_attached() {
   std::chrono::nanoseconds last_cpu{};
   std::uint64_t last_output = 0;
   MonotonicTime last_progress = start_;
+  SlownessMeter slowness(limits_.slowness);
+  MonotonicTime next_sample = start_ + kSlownessPeriod;
   while (true) {
     if (supervisor_.wait_until(monotonic_now() + kAttachPoll) == Supervisor::Wake::kStopRequested) {
       return give_up(ErrorCode::kInconclusive,
@@ -125,10 +130,17 @@ Expected<> SchedulerSession::wait_attached() {
                                                   format_duration(limits_.idle) + " (sched_ext is " +
                                                   std::string(to_string(state.phase)) + ")");
     }
-    if (cpu > limits_.cpu) {
-      return give_up(ErrorCode::kStartFailed, "did not attach: it has used " + format_duration(limits_.cpu) +
-                                                  " of CPU time (sched_ext is " +
-                                                  std::string(to_string(state.phase)) + ")");
+    if (monotonic_now() >= next_sample) {
+      slowness.sample();
+      next_sample = monotonic_now() + kSlownessPeriod;
+    }
+    if (std::chrono::duration<double, std::nano>(cpu) > limits_.cpu * slowness.value()) {
+      return give_up(
+          ErrorCode::kStartFailed,
+          fmt::format("did not attach: it has used {:.1f} s of CPU time, more than {} times the slowness of "
+                      "this machine, {:.1f} (sched_ext is {})",
+                      std::chrono::duration<double>(cpu).count(), format_duration(limits_.cpu),
+                      slowness.value(), to_string(state.phase)));
     }
   }
 }

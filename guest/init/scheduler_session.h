@@ -34,7 +34,8 @@ class SchedulerSession {
 
   struct AttachLimits {
     std::chrono::nanoseconds idle;  // guest time without CPU use and output
-    std::chrono::nanoseconds cpu;   // CPU time, already multiplied by the slowness
+    std::chrono::nanoseconds cpu;   // CPU time, on a CPU of slowness 1; at most a day
+    double slowness = 1;            // of this machine at its best
   };
 
   SchedulerSession(InitSupervisor& supervisor, ktstr::v1::SchedulerSpec spec, AttachLimits limits,

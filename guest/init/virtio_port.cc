@@ -7,6 +7,7 @@
 
 #include <array>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 
 #include "common/quote.h"
@@ -64,7 +65,8 @@ std::string find_virtio_port(const std::string& sysfs, const std::string& port_n
 
 Expected<UniqueFd> open_virtio_port(const std::string& port_name, std::chrono::nanoseconds limit) {
   const MonotonicTime deadline = monotonic_now() + limit;
-  const UniqueFd uevents = open_uevents();
+  // Made only when the port is not there yet, which it mostly is.
+  std::optional<UniqueFd> uevents;
   while (true) {
     const std::string device = find_virtio_port(kSysfs, port_name);
     if (!device.empty()) {
@@ -79,7 +81,11 @@ Expected<UniqueFd> open_virtio_port(const std::string& port_name, std::chrono::n
       return fail(ErrorCode::kHost,
                   "no virtio-console port is named " + quote(port_name) + ": " + list_ports(kSysfs));
     }
-    wait_for_event(uevents.get());
+    if (uevents) {
+      wait_for_event(uevents->get());
+    } else {
+      uevents = open_uevents();  // and look again: it may have come before this
+    }
   }
 }
 

@@ -48,7 +48,7 @@ using namespace std::string_view_literals;
 // 0x30/0x38 (Documentation/arch/arm64/booting.rst, .../riscv/boot-image-header.rst).
 constexpr std::array kSignatures{
     Signature{4, "zimg"sv, "an EFI zboot kernel of another architecture"},
-    Signature{0x38, "ARM\x64"sv, "an aarch64 kernel (Image)"},
+    Signature{0x38, "ARMd"sv, "an aarch64 kernel (Image)"},
     Signature{0x38, "RSC\x05"sv, "a RISC-V kernel (Image)"},
     Signature{0x30, "RISCV"sv, "a RISC-V kernel (Image)"},
     Signature{0x38, "\xcd\x23\x82\x81"sv, "a LoongArch kernel (Image)"},

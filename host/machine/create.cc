@@ -1,12 +1,13 @@
 #include "host/machine/create.h"
 
 #include <fcntl.h>
-#include <fmt/core.h>
 #include <linux/kvm.h>
 #include <sys/ioctl.h>
 
 #include <cerrno>
 #include <cstring>
+
+#include <fmt/core.h>
 
 #include "host/machine/host_resources.h"
 #include "host/machine/tcg/pc_memory.h"
@@ -22,14 +23,16 @@ static_assert(KVM_API_VERSION == 12);
 // Why this host has no KVM that can run a stock kernel; empty when it has.
 std::string kvm_obstacle(const HostVirtualization& host) {
   if (host.kvm_errno == ENOENT) return fmt::format("{} is not there", kKvmDevice);
-  if (host.kvm_errno != 0) return fmt::format("{} cannot be opened: {}", kKvmDevice, strerrordesc_np(host.kvm_errno));
+  if (host.kvm_errno != 0)
+    return fmt::format("{} cannot be opened: {}", kKvmDevice, strerrordesc_np(host.kvm_errno));
   if (host.kvm_api_version < 0) return fmt::format("{} does not answer", kKvmDevice);
   if (host.kvm_api_version != KVM_API_VERSION) {
     return fmt::format("{} speaks API version {}, not {}", kKvmDevice, host.kvm_api_version, KVM_API_VERSION);
   }
   if (!host.cpu_has_vmx && !host.cpu_has_svm) {
-    return fmt::format("{} is there, but the CPU has neither vmx nor svm: a software KVM cannot run stock kernels",
-                       kKvmDevice);
+    return fmt::format(
+        "{} is there, but the CPU has neither vmx nor svm: a software KVM cannot run stock kernels",
+        kKvmDevice);
   }
   return {};
 }
@@ -67,11 +70,11 @@ Expected<void> check_limits(AccelChoice /*kind*/, const BootSpec& spec) {
   return check_pc_limits(spec);
 }
 
-Expected<std::unique_ptr<Machine>> create_machine(AccelChoice asked, boost::asio::io_context& loop, BootSpec spec,
-                                                  const MachineOptions& options) {
+Expected<std::unique_ptr<Machine>> create_machine(AccelChoice asked, boost::asio::io_context& loop,
+                                                  BootSpec spec, const MachineOptions& options) {
   // Only an automatic choice depends on the host.
-  const auto choice = choose_machine(
-      asked, asked == AccelChoice::kAuto ? probe_host_virtualization() : HostVirtualization{});
+  const auto choice =
+      choose_machine(asked, asked == AccelChoice::kAuto ? probe_host_virtualization() : HostVirtualization{});
   if (!choice) return std::unexpected(choice.error());
   return TcgMachine::create(loop, std::move(spec), options.single_thread);
 }

@@ -1,10 +1,11 @@
 // Chooses and makes a machine.
 #pragma once
 
-#include <boost/asio/io_context.hpp>
 #include <memory>
 #include <string>
 #include <vector>
+
+#include <boost/asio/io_context.hpp>
 
 #include "common/error.h"
 #include "host/machine/machine.h"
@@ -14,8 +15,8 @@ namespace ktstr {
 // --accel
 enum class AccelChoice { kAuto, kKvm, kTcg };
 
-// What decides between hardware virtualization and emulation. The CPU flags count because some sandboxes offer a
-// software KVM that answers every question rightly and cannot run a stock kernel.
+// What decides between hardware virtualization and emulation. The CPU flags count because some sandboxes
+// offer a software KVM that answers every question rightly and cannot run a stock kernel.
 struct HostVirtualization {
   int kvm_errno = 0;         // errno of opening /dev/kvm for reading and writing; 0: it opens
   int kvm_api_version = -1;  // KVM_GET_API_VERSION (Documentation/virt/kvm/api.rst 4.1), -1: the call failed
@@ -31,12 +32,12 @@ struct MachineChoice {
 // The machine to use. Error kHost when the one asked for cannot be had.
 Expected<MachineChoice> choose_machine(AccelChoice asked, const HostVirtualization& host);
 
-// Kernel modules (by module name) that a guest needs to talk to the devices of a machine of this kind, where they are not
-// built in.
+// Kernel modules (by module name) that a guest needs to talk to the devices of a machine of this kind, where
+// they are not built in.
 std::vector<std::string> needed_modules(AccelChoice kind);
 
-// Whether a machine of this kind can have this topology and this much memory; looks at nothing else of `spec`. Errors as
-// create_machine.
+// Whether a machine of this kind can have this topology and this much memory; looks at nothing else of
+// `spec`. Errors as create_machine.
 Expected<void> check_limits(AccelChoice kind, const BootSpec& spec);
 
 struct MachineOptions {
@@ -44,9 +45,10 @@ struct MachineOptions {
   bool single_thread = false;
 };
 
-// Makes a machine that has not been started; nothing runs yet and no memory is taken. Errors: kUsage or kHost for what
-// the machine cannot have (memory, vCPUs, topology); kHost when it cannot be used on this host at all.
-Expected<std::unique_ptr<Machine>> create_machine(AccelChoice asked, boost::asio::io_context& loop, BootSpec spec,
-                                                  const MachineOptions& options);
+// Makes a machine that has not been started; nothing runs yet and no memory is taken. Errors: kUsage or kHost
+// for what the machine cannot have (memory, vCPUs, topology); kHost when it cannot be used on this host at
+// all.
+Expected<std::unique_ptr<Machine>> create_machine(AccelChoice asked, boost::asio::io_context& loop,
+                                                  BootSpec spec, const MachineOptions& options);
 
 }  // namespace ktstr

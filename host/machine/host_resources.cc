@@ -1,12 +1,13 @@
 #include "host/machine/host_resources.h"
 
-#include <fmt/core.h>
 #include <sys/resource.h>
 
 #include <algorithm>
 #include <charconv>
 #include <set>
 #include <string>
+
+#include <fmt/core.h>
 
 #include "common/read_file.h"
 #include "common/units.h"

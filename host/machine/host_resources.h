@@ -17,12 +17,13 @@ struct HostMemory {
   std::uint64_t file_size = UINT64_MAX;      // RLIMIT_FSIZE: ftruncate(2) of a memfd obeys it
 };
 
-// MemAvailable out of the text of /proc/meminfo (Documentation/filesystems/proc.rst), in bytes; UINT64_MAX when the
-// text has none.
+// MemAvailable out of the text of /proc/meminfo (Documentation/filesystems/proc.rst), in bytes; UINT64_MAX
+// when the text has none.
 std::uint64_t parse_mem_available(std::string_view meminfo);
 HostMemory host_memory();
 
-// The first CPU's flags ("vmx", "constant_tsc", ...) out of the text of /proc/cpuinfo; empty when it has none.
+// The first CPU's flags ("vmx", "constant_tsc", ...) out of the text of /proc/cpuinfo; empty when it has
+// none.
 std::set<std::string> parse_cpu_flags(std::string_view cpuinfo);
 std::set<std::string> host_cpu_flags();
 

@@ -1,7 +1,6 @@
 #include "host/machine/tcg/child_process.h"
 
 #include <fcntl.h>
-#include <fmt/core.h>
 #include <linux/close_range.h>
 #include <poll.h>
 #include <sys/prctl.h>
@@ -13,6 +12,8 @@
 #include <csignal>
 #include <cstring>
 #include <utility>
+
+#include <fmt/core.h>
 
 namespace ktstr {
 namespace {
@@ -106,7 +107,8 @@ std::string describe_exit(int wait_status) {
   return fmt::format("wait status {:#x}", wait_status);
 }
 
-Expected<ChildProcess> ChildProcess::spawn(const std::vector<std::string>& argv, std::span<const InheritedFd> fds) {
+Expected<ChildProcess> ChildProcess::spawn(const std::vector<std::string>& argv,
+                                           std::span<const InheritedFd> fds) {
   int above = 3;
   for (const InheritedFd& fd : fds) above = std::max(above, fd.target + 1);
 
@@ -127,8 +129,9 @@ Expected<ChildProcess> ChildProcess::spawn(const std::vector<std::string>& argv,
   };
   ChildPlan plan;
   plan.parent = getpid();
-  for (const auto& [from, to] : {std::pair{null_fd.get(), &plan.null_fd}, std::pair{output->write.get(), &plan.output_fd},
-                                 std::pair{errors->write.get(), &plan.error_fd}}) {
+  for (const auto& [from, to] :
+       {std::pair{null_fd.get(), &plan.null_fd}, std::pair{output->write.get(), &plan.output_fd},
+        std::pair{errors->write.get(), &plan.error_fd}}) {
     auto number = move_up(from);
     if (!number) return std::unexpected(std::move(number.error()));
     *to = *number;
@@ -152,7 +155,8 @@ Expected<ChildProcess> ChildProcess::spawn(const std::vector<std::string>& argv,
   moved.clear();
   errors->write.reset();
   if (const int error = exec_error(errors->read.get()); error != 0) {
-    return std::unexpected(Error::from_errno(ErrorCode::kHost, fmt::format("cannot execute '{}'", argv[0]), error));
+    return std::unexpected(
+        Error::from_errno(ErrorCode::kHost, fmt::format("cannot execute '{}'", argv[0]), error));
   }
   child.output_ = std::move(output->read);
   fcntl(child.output_.get(), F_SETFL, O_NONBLOCK);

@@ -1,8 +1,8 @@
 // ChildProcess: one program started with exactly the descriptors it was given, which never outlives us.
 //
-// PR_SET_PDEATHSIG ends the child when its parent dies, SIGKILL included. Two facts about it (prctl(2)): the "parent" is
-// the thread that forked, so the thread that calls spawn must live as long as the child is wanted; and a parent that
-// died before the prctl sends nothing, so the child looks at getppid() afterwards.
+// PR_SET_PDEATHSIG ends the child when its parent dies, SIGKILL included. Two facts about it (prctl(2)): the
+// "parent" is the thread that forked, so the thread that calls spawn must live as long as the child is
+// wanted; and a parent that died before the prctl sends nothing, so the child looks at getppid() afterwards.
 #pragma once
 
 #include <sys/types.h>
@@ -29,9 +29,9 @@ std::string describe_exit(int wait_status);
 
 class ChildProcess {
  public:
-  // Starts argv[0] (a path) in a session of its own, so that a Ctrl-C on our terminal does not reach it, with standard
-  // input from /dev/null, standard output and error in one pipe, and otherwise only `fds`. Error kHost when the process
-  // cannot be made or the program cannot be executed.
+  // Starts argv[0] (a path) in a session of its own, so that a Ctrl-C on our terminal does not reach it, with
+  // standard input from /dev/null, standard output and error in one pipe, and otherwise only `fds`. Error
+  // kHost when the process cannot be made or the program cannot be executed.
   static Expected<ChildProcess> spawn(const std::vector<std::string>& argv, std::span<const InheritedFd> fds);
 
   ChildProcess(ChildProcess&& other) noexcept;

@@ -33,7 +33,8 @@ std::string first_line(std::string_view words) {
 
 bool complains_about_image(std::string_view words) {
   constexpr std::array<std::string_view, 6> kComplaints = {
-      "could not load kernel", "without PVH ELF Note",       "invalid kernel header", "Error loading uncompressed kernel",
+      "could not load kernel", "without PVH ELF Note",
+      "invalid kernel header", "Error loading uncompressed kernel",
       "could not open kernel", "linux kernel too old to load",
   };
   return std::any_of(kComplaints.begin(), kComplaints.end(), [words](std::string_view complaint) {

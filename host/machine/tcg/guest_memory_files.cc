@@ -1,8 +1,9 @@
 #include "host/machine/tcg/guest_memory_files.h"
 
 #include <fcntl.h>
-#include <fmt/core.h>
 #include <sys/mman.h>
+
+#include <fmt/core.h>
 
 #include "common/units.h"
 
@@ -29,7 +30,8 @@ Expected<GuestMemoryFiles> GuestMemoryFiles::create(std::uint64_t memory_bytes, 
 std::vector<RamRegion> GuestMemoryFiles::regions() {
   std::vector<RamRegion> regions;
   for (const RamPiece& piece : pc_ram_layout(node_bytes_)) {
-    regions.push_back({piece.gpa, mappings_[piece.node].mutable_bytes().subspan(piece.file_offset, piece.size)});
+    regions.push_back(
+        {piece.gpa, mappings_[piece.node].mutable_bytes().subspan(piece.file_offset, piece.size)});
   }
   return regions;
 }

@@ -13,8 +13,8 @@
 
 namespace ktstr {
 
-// One memfd a NUMA node. The files have no name anywhere, and their size is sealed, so that no process that has them can
-// make our mapping fault by truncating.
+// One memfd a NUMA node. The files have no name anywhere, and their size is sealed, so that no process that
+// has them can make our mapping fault by truncating.
 class GuestMemoryFiles {
  public:
   // Error kHost when the kernel refuses.

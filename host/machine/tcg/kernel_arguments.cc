@@ -1,12 +1,13 @@
 #include "host/machine/tcg/kernel_arguments.h"
 
-#include <fmt/core.h>
 #include <x86intrin.h>
 
 #include <chrono>
 #include <cmath>
 #include <ctime>
 #include <thread>
+
+#include <fmt/core.h>
 
 #include "host/machine/host_resources.h"
 
@@ -18,7 +19,8 @@ struct Reading {
   double seconds = 0;
 };
 
-// Counter and clock at one instant: the tightest of a few tries, so that an interruption between the two does no harm.
+// Counter and clock at one instant: the tightest of a few tries, so that an interruption between the two does
+// no harm.
 Reading read_both() {
   Reading best;
   std::uint64_t best_width = UINT64_MAX;
@@ -29,7 +31,8 @@ Reading read_both() {
     const std::uint64_t after = __rdtsc();
     if (after - before >= best_width) continue;
     best_width = after - before;
-    best = {before + best_width / 2, static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9};
+    best = {before + best_width / 2,
+            static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9};
   }
   return best;
 }
@@ -54,18 +57,20 @@ std::vector<Machine::KernelArgument> tcg_kernel_arguments(const HostTsc& tsc, st
       {"no_timer_check", "on a loaded host the timer check can fail and panic the kernel"},
       {"cryptomgr.notests=1", "saves 0.2 s of a boot: no self-tests of crypto algorithms"},
       {"initcall_blacklist=load_system_certificate_list",
-       "saves 0.2 to 0.3 s of a boot: no RSA on built-in certificates; signed modules then load as unsigned ones"},
+       "saves 0.2 to 0.3 s of a boot: no RSA on built-in certificates; signed modules then load as unsigned "
+       "ones"},
   };
   if (tsc.steady) {
-    arguments.push_back({"tsc=reliable",
-                         "the guest's TSC is the host's, which is steady; without it a loaded host makes the guest "
-                         "distrust it and use a much slower clock"});
+    arguments.push_back(
+        {"tsc=reliable",
+         "the guest's TSC is the host's, which is steady; without it a loaded host makes the guest "
+         "distrust it and use a much slower clock"});
   }
   if (tsc.hertz > 0 && kernel_hz > 0) {
-    arguments.push_back(
-        {fmt::format("lpj={}", std::llround(tsc.hertz / kernel_hz)),
-         "every vCPU but the first would measure it for 0.1 s or more, one after the other: 8 vCPUs boot in 2.7 s "
-         "instead of 4.4 s"});
+    arguments.push_back({fmt::format("lpj={}", std::llround(tsc.hertz / kernel_hz)),
+                         "every vCPU but the first would measure it for 0.1 s or more, one after the other: "
+                         "8 vCPUs boot in 2.7 s "
+                         "instead of 4.4 s"});
   }
   return arguments;
 }

@@ -9,8 +9,8 @@
 
 namespace ktstr {
 
-// The host's time stamp counter. Under QEMU's tcg it is also the guest's: RDTSC gives the host's counter plus an offset
-// that is the same for all vCPUs (QEMU system/cpu-timers.c, cpu_get_ticks).
+// The host's time stamp counter. Under QEMU's tcg it is also the guest's: RDTSC gives the host's counter plus
+// an offset that is the same for all vCPUs (QEMU system/cpu-timers.c, cpu_get_ticks).
 struct HostTsc {
   bool steady = false;  // constant_tsc and nonstop_tsc in the flags of /proc/cpuinfo
   double hertz = 0;     // 0: not known

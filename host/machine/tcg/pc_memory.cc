@@ -1,8 +1,8 @@
 #include "host/machine/tcg/pc_memory.h"
 
-#include <fmt/core.h>
-
 #include <bit>
+
+#include <fmt/core.h>
 
 #include "common/units.h"
 
@@ -23,29 +23,36 @@ unsigned field_width(std::uint32_t count) {
 Expected<void> check_topology(const CpuTopology& topology) {
   const CpuTopology& t = topology;
   if (t.numa_nodes == 0 || t.llcs == 0 || t.cores_per_llc == 0 || t.threads_per_core == 0) {
-    return fail(ErrorCode::kUsage, "the topology has a zero in it: nodes, LLCs, cores and threads are at least 1");
+    return fail(ErrorCode::kUsage,
+                "the topology has a zero in it: nodes, LLCs, cores and threads are at least 1");
   }
   if (t.numa_nodes > t.llcs) {
-    return fail(ErrorCode::kUsage, fmt::format("{} NUMA nodes need at least as many LLCs, the topology has {}",
-                                               t.numa_nodes, t.llcs));
+    return fail(
+        ErrorCode::kUsage,
+        fmt::format("{} NUMA nodes need at least as many LLCs, the topology has {}", t.numa_nodes, t.llcs));
   }
   // Each factor alone first, so that the product cannot wrap.
-  const bool factor_too_large = t.llcs > kMaxCpus || t.cores_per_llc > kMaxCpus || t.threads_per_core > kMaxCpus;
+  const bool factor_too_large =
+      t.llcs > kMaxCpus || t.cores_per_llc > kMaxCpus || t.threads_per_core > kMaxCpus;
   const std::uint64_t cpus =
       factor_too_large ? kMaxCpus + 1 : std::uint64_t{t.llcs} * t.cores_per_llc * t.threads_per_core;
   if (cpus > kMaxCpus) {
-    return fail(ErrorCode::kHost, fmt::format("{} x {} x {} vCPUs are more than the {} that the tcg machine can have",
-                                              t.llcs, t.cores_per_llc, t.threads_per_core, kMaxCpus));
+    return fail(ErrorCode::kHost,
+                fmt::format("{} x {} x {} vCPUs are more than the {} that the tcg machine can have", t.llcs,
+                            t.cores_per_llc, t.threads_per_core, kMaxCpus));
   }
   const unsigned thread_bits = field_width(t.threads_per_core);
   const unsigned core_bits = field_width(t.cores_per_llc);
   const std::uint64_t last_id = (std::uint64_t{t.llcs - 1} << (core_bits + thread_bits)) |
-                                (std::uint64_t{t.cores_per_llc - 1} << thread_bits) | (t.threads_per_core - 1);
+                                (std::uint64_t{t.cores_per_llc - 1} << thread_bits) |
+                                (t.threads_per_core - 1);
   if (last_id > kMaxApicId) {
-    return fail(ErrorCode::kHost,
-                fmt::format("the topology needs APIC id {}, the tcg machine has ids up to {}: cores and threads of an "
-                            "LLC count as the next power of two",
-                            last_id, kMaxApicId));
+    return fail(
+        ErrorCode::kHost,
+        fmt::format(
+            "the topology needs APIC id {}, the tcg machine has ids up to {}: cores and threads of an "
+            "LLC count as the next power of two",
+            last_id, kMaxApicId));
   }
   return {};
 }
@@ -85,15 +92,16 @@ Expected<void> check_pc_limits(const BootSpec& spec) {
   if (auto ok = check_topology(spec.topology); !ok) return ok;
   const std::uint64_t memory = spec.memory_bytes;
   if (memory < kMinTcgMemory || memory / kMiB < spec.topology.numa_nodes) {
-    return fail(ErrorCode::kUsage, fmt::format("{} of memory are too little: the least is {}", format_size(memory),
-                                               format_size(kMinTcgMemory)));
+    return fail(ErrorCode::kUsage, fmt::format("{} of memory are too little: the least is {}",
+                                               format_size(memory), format_size(kMinTcgMemory)));
   }
   if (memory % kMiB != 0) {
     return fail(ErrorCode::kUsage, fmt::format("memory must be a whole number of MiB, not {} bytes", memory));
   }
   if (memory > kMaxTcgMemory) {
-    return fail(ErrorCode::kHost, fmt::format("{} of memory are more than the {} that the tcg machine can have",
-                                              format_size(memory), format_size(kMaxTcgMemory)));
+    return fail(ErrorCode::kHost,
+                fmt::format("{} of memory are more than the {} that the tcg machine can have",
+                            format_size(memory), format_size(kMaxTcgMemory)));
   }
   return {};
 }

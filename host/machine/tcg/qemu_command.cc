@@ -25,8 +25,8 @@ class Arguments {
   std::vector<std::string> argv_;
 };
 
-// Nothing that was not asked for: no default devices, no user configuration, no network, no window. The sandbox is
-// seccomp: QEMU may not spawn processes, change its ids or its scheduling.
+// Nothing that was not asked for: no default devices, no user configuration, no network, no window. The
+// sandbox is seccomp: QEMU may not spawn processes, change its ids or its scheduling.
 void add_confinement(Arguments& args) {
   args.add("-no-user-config");
   args.add("-nodefaults");
@@ -34,11 +34,11 @@ void add_confinement(Arguments& args) {
   args.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
 }
 
-// EPYC: no PTI, and no ERMS, whose `rep stosb` the emulator executes byte by byte. smm, vmport and hpet only cost
-// boot time.
+// EPYC: no PTI, and no ERMS, whose `rep stosb` the emulator executes byte by byte. smm, vmport and hpet only
+// cost boot time.
 //
-// Each LLC is a socket: QEMU's tcg cannot offer AMD's TOPOEXT, and without it the kernel takes the package for the
-// domain of the last-level cache, whatever dies there are.
+// Each LLC is a socket: QEMU's tcg cannot offer AMD's TOPOEXT, and without it the kernel takes the package
+// for the domain of the last-level cache, whatever dies there are.
 void add_cpus(Arguments& args, const BootSpec& spec, bool single_thread) {
   const CpuTopology& topology = spec.topology;
   args.add("-accel", fmt::format("tcg,thread={}", single_thread ? "single" : "multi"));
@@ -54,8 +54,9 @@ void add_memory(Arguments& args, const BootSpec& spec) {
   args.add("-M", nodes == 1 ? machine + ",memory-backend=ram0" : machine);
   args.add("-m", fmt::format("{}M", spec.memory_bytes / kMiB));
   for (std::uint32_t node = 0; node < nodes; ++node) {
-    args.add("-object", fmt::format("memory-backend-file,id=ram{},size={}M,share=on,mem-path={}", node,
-                                    sizes[node] / kMiB, fd_path(QemuFd::kFirstMemory + static_cast<int>(node))));
+    args.add("-object",
+             fmt::format("memory-backend-file,id=ram{},size={}M,share=on,mem-path={}", node,
+                         sizes[node] / kMiB, fd_path(QemuFd::kFirstMemory + static_cast<int>(node))));
   }
   if (nodes == 1) return;
   // LLCs are dealt out to the nodes in order, as evenly as it goes.
@@ -67,8 +68,8 @@ void add_memory(Arguments& args, const BootSpec& spec) {
   }
 }
 
-// The serial console is a pipe and not a socket: QEMU writes it byte by byte, and a socket's buffer holds only a few
-// hundred one-byte messages, after which the guest waits for us.
+// The serial console is a pipe and not a socket: QEMU writes it byte by byte, and a socket's buffer holds
+// only a few hundred one-byte messages, after which the guest waits for us.
 void add_ports(Arguments& args) {
   args.add("-chardev", fmt::format("socket,id=qmp,fd={}", static_cast<int>(QemuFd::kQmp)));
   args.add("-mon", "chardev=qmp,mode=control");
@@ -91,8 +92,8 @@ std::vector<std::string> qemu_command(const BootSpec& spec, const QemuCommandOpt
   add_cpus(args, spec, options.single_thread);
   add_memory(args, spec);
   add_ports(args);
-  // The guest does not run before we say so; and it does not vanish with its last bytes: a reset is a shutdown, and a
-  // shutdown leaves QEMU stopped until we have read everything.
+  // The guest does not run before we say so; and it does not vanish with its last bytes: a reset is a
+  // shutdown, and a shutdown leaves QEMU stopped until we have read everything.
   args.add("-S");
   args.add("-action", "reboot=shutdown,shutdown=pause");
   args.add("-kernel", fd_path(QemuFd::kKernel));

@@ -1,8 +1,8 @@
 // The command line of a tcg machine, as a pure function of what is to be booted.
 //
-// QEMU gets everything by inherited descriptors with fixed numbers, so that the command line is the same in every run
-// and no file of ours has a name: kernel, initramfs and RAM are opened by QEMU through /proc/self/fd, sockets are
-// given to its chardevs by number.
+// QEMU gets everything by inherited descriptors with fixed numbers, so that the command line is the same in
+// every run and no file of ours has a name: kernel, initramfs and RAM are opened by QEMU through
+// /proc/self/fd, sockets are given to its chardevs by number.
 #pragma once
 
 #include <cstdint>
@@ -28,13 +28,13 @@ struct QemuFd {
 inline constexpr const char* kFramesPortName = "ktstr.frames";
 
 struct QemuCommandOptions {
-  std::string binary;
+  std::string binary = {};
   // Folders with QEMU's firmware (-L); empty: where the binary looks by itself.
-  std::vector<std::string> firmware_folders;
+  std::vector<std::string> firmware_folders = {};
   // One host thread for all vCPUs.
   bool single_thread = false;
   // Whole kernel command line.
-  std::string command_line;
+  std::string command_line = {};
 };
 
 // argv including argv[0]. `spec` has passed check_pc_limits.

@@ -1,6 +1,5 @@
 #include "host/machine/tcg/qemu_finder.h"
 
-#include <fmt/core.h>
 #include <poll.h>
 
 #include <algorithm>
@@ -9,6 +8,8 @@
 #include <charconv>
 #include <cstdlib>
 #include <optional>
+
+#include <fmt/core.h>
 
 #include "common/cache_folder.h"
 #include "common/quote.h"
@@ -58,15 +59,18 @@ std::vector<std::string> firmware_beside(const std::filesystem::path& binary) {
 Expected<std::string> find_path(const QemuPlaces& places) {
   if (!places.override_path.empty()) {
     if (executable(places.override_path)) return places.override_path;
-    return fail(ErrorCode::kHost, fmt::format("KTSTR_QEMU={} is no executable file", quote(places.override_path, 200)));
+    return fail(ErrorCode::kHost,
+                fmt::format("KTSTR_QEMU={} is no executable file", quote(places.override_path, 200)));
   }
   const auto cached = places.cache / "qemu/current/usr/bin" / kBinary;
   if (executable(cached)) return cached.string();
   if (auto found = search(places.search_path)) return *found;
-  return fail(ErrorCode::kHost,
-              fmt::format("the tcg machine needs QEMU, and there is no {}: run scripts/fetch-qemu (version 10 for this "
-                          "user), install the package qemu-system-x86, or name it in KTSTR_QEMU",
-                          kBinary));
+  return fail(
+      ErrorCode::kHost,
+      fmt::format(
+          "the tcg machine needs QEMU, and there is no {}: run scripts/fetch-qemu (version 10 for this "
+          "user), install the package qemu-system-x86, or name it in KTSTR_QEMU",
+          kBinary));
 }
 
 // What the program prints, at most kMaxOutput bytes of it, until it closes its output.
@@ -75,7 +79,8 @@ Expected<std::string> read_output(ChildProcess& child, std::chrono::milliseconds
   std::string text;
   std::array<char, kMaxOutput> buffer;
   while (text.size() < kMaxOutput) {
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
     pollfd readable{.fd = child.output().get(), .events = POLLIN, .revents = 0};
     if (left.count() <= 0 || poll(&readable, 1, static_cast<int>(left.count())) == 0) {
       return fail(ErrorCode::kHost, fmt::format("`-version` took more than {} ms", limit.count()));
@@ -91,7 +96,9 @@ Expected<std::string> read_output(ChildProcess& child, std::chrono::milliseconds
 }  // namespace
 
 QemuPlaces default_qemu_places() {
-  return {.override_path = environment("KTSTR_QEMU"), .cache = cache_folder(), .search_path = environment("PATH")};
+  return {.override_path = environment("KTSTR_QEMU"),
+          .cache = cache_folder(),
+          .search_path = environment("PATH")};
 }
 
 Expected<Qemu> parse_qemu_version(std::string_view output) {

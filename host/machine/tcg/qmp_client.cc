@@ -1,13 +1,14 @@
 #include "host/machine/tcg/qmp_client.h"
 
 #include <fcntl.h>
-#include <fmt/core.h>
 #include <poll.h>
 #include <sys/socket.h>
 
 #include <array>
 #include <cerrno>
 #include <utility>
+
+#include <fmt/core.h>
 
 #include "common/quote.h"
 
@@ -38,7 +39,8 @@ std::unexpected<Error> QmpClient::broken(std::string message, int errno_value) {
 Expected<void> QmpClient::wait(short events, Clock::time_point deadline) {
   while (true) {
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
-    if (left <= 0) return std::unexpected(Error::from_errno(ErrorCode::kHost, "QEMU does not answer", ETIMEDOUT));
+    if (left <= 0)
+      return std::unexpected(Error::from_errno(ErrorCode::kHost, "QEMU does not answer", ETIMEDOUT));
     pollfd ready{.fd = socket_.get(), .events = events, .revents = 0};
     const int count = poll(&ready, 1, static_cast<int>(std::min<std::int64_t>(left, 60'000)));
     if (count > 0) return {};
@@ -118,7 +120,8 @@ Expected<void> QmpClient::handshake(std::chrono::nanoseconds limit) {
   return {};
 }
 
-Expected<json> QmpClient::execute(std::string_view command, const json& arguments, std::chrono::nanoseconds limit) {
+Expected<json> QmpClient::execute(std::string_view command, const json& arguments,
+                                  std::chrono::nanoseconds limit) {
   if (broken_errno_ != 0) {
     return std::unexpected(Error::from_errno(ErrorCode::kHost, broken_message_, broken_errno_));
   }

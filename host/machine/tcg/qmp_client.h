@@ -1,20 +1,22 @@
 // QmpClient: our end of QEMU's machine protocol (docs/interop/qmp-spec).
 //
-// QMP is one JSON object a line. QEMU greets; we answer with qmp_capabilities; from then on every command gets one
-// answer with the command's id, and events may stand between any two lines. A command here waits for its answer on its
-// own descriptor, so the event loop stands still meanwhile; events that pass by are kept and handed out by take_events.
+// QMP is one JSON object a line. QEMU greets; we answer with qmp_capabilities; from then on every command
+// gets one answer with the command's id, and events may stand between any two lines. A command here waits for
+// its answer on its own descriptor, so the event loop stands still meanwhile; events that pass by are kept
+// and handed out by take_events.
 //
-// QEMU has a hostile guest inside, so nothing it says is believed: a line is at most kMaxLine bytes, events that nobody
-// fetches are bounded, and a line that is not a JSON object ends the conversation with an error.
+// QEMU has a hostile guest inside, so nothing it says is believed: a line is at most kMaxLine bytes, events
+// that nobody fetches are bounded, and a line that is not a JSON object ends the conversation with an error.
 #pragma once
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <nlohmann/json.hpp>
 
 #include "common/error.h"
 #include "common/unique_fd.h"
@@ -37,9 +39,9 @@ class QmpClient {
   // Takes the greeting and leaves negotiation mode. Errors as of execute.
   Expected<void> handshake(std::chrono::nanoseconds limit);
 
-  // Runs one command and returns its "return" value. Errors (kHost): errno ETIMEDOUT when `limit` passed (a late answer
-  // is thrown away later), ECONNRESET when the peer is gone, EPROTO when it does not speak QMP; without errno: QEMU
-  // refused, with its words. After ECONNRESET and EPROTO every further call fails.
+  // Runs one command and returns its "return" value. Errors (kHost): errno ETIMEDOUT when `limit` passed (a
+  // late answer is thrown away later), ECONNRESET when the peer is gone, EPROTO when it does not speak QMP;
+  // without errno: QEMU refused, with its words. After ECONNRESET and EPROTO every further call fails.
   Expected<nlohmann::json> execute(std::string_view command, const nlohmann::json& arguments,
                                    std::chrono::nanoseconds limit);
 

@@ -1,11 +1,11 @@
 #include "host/machine/tcg/register_text.h"
 
-#include <fmt/core.h>
-
 #include <array>
 #include <charconv>
 #include <cstdint>
 #include <span>
+
+#include <fmt/core.h>
 
 namespace ktstr {
 namespace {
@@ -31,8 +31,8 @@ constexpr std::array kGeneral = {
     General{"EFER", "EFER", &VcpuRegisters::efer},
 };
 
-// The hex numbers after "<name>=" (blanks may stand on both sides of the '='), as many as `values` has room for.
-// False when the name is not there or a number is missing or has more than 16 digits.
+// The hex numbers after "<name>=" (blanks may stand on both sides of the '='), as many as `values` has room
+// for. False when the name is not there or a number is missing or has more than 16 digits.
 bool read_hex(std::string_view text, std::string_view name, std::span<std::uint64_t> values) {
   for (std::size_t at = text.find(name); at != std::string_view::npos; at = text.find(name, at + 1)) {
     const bool starts_word = at == 0 || text[at - 1] == ' ' || text[at - 1] == '\n' || text[at - 1] == '\r';
@@ -94,7 +94,8 @@ Expected<VcpuRegisters> parse_register_text(std::string_view text) {
     if (!read_hex(text, name, {&value, 1})) return missing(name);
     regs.*general.member = value;
   }
-  if (auto segments = read_segments(text, regs); !segments) return std::unexpected(std::move(segments.error()));
+  if (auto segments = read_segments(text, regs); !segments)
+    return std::unexpected(std::move(segments.error()));
   if (!read_hex(text, "HLT", {&value, 1})) return missing("HLT");
   regs.halted = value != 0;
   return regs;

@@ -1,10 +1,11 @@
 #include "host/machine/tcg/stream_port.h"
 
-#include <fmt/core.h>
 #include <sys/socket.h>
 
 #include <array>
 #include <cerrno>
+
+#include <fmt/core.h>
 
 #include "common/units.h"
 

@@ -1,8 +1,6 @@
 // StreamPort: one byte stream between a machine and the event loop.
 #pragma once
 
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/posix/stream_descriptor.hpp>
 #include <cstddef>
 #include <functional>
 #include <memory>
@@ -10,25 +8,30 @@
 #include <string>
 #include <string_view>
 
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+
 #include "common/error.h"
 #include "common/unique_fd.h"
 
 namespace ktstr {
 
-// Reads a descriptor (pipe or stream socket) from the event loop and hands the bytes on; on a socket it also writes,
-// with a bounded queue. Reads are bounded per turn of the loop, so that a flooding guest does not starve the rest. The
-// receiver may call close.
+// Reads a descriptor (pipe or stream socket) from the event loop and hands the bytes on; on a socket it also
+// writes, with a bounded queue. Reads are bounded per turn of the loop, so that a flooding guest does not
+// starve the rest. The receiver may call close.
 class StreamPort : public std::enable_shared_from_this<StreamPort> {
  public:
   using Receiver = std::function<void(std::span<const std::byte>)>;
   // Most bytes that wait for the other side to read.
   static constexpr std::size_t kMaxQueue = std::size_t{64} << 20;
 
-  static Expected<std::shared_ptr<StreamPort>> create(boost::asio::io_context& loop, UniqueFd fd, Receiver receiver);
+  static Expected<std::shared_ptr<StreamPort>> create(boost::asio::io_context& loop, UniqueFd fd,
+                                                      Receiver receiver);
 
   // Begins to read.
   void start() { wait_readable(); }
-  // Reads at once what is there, at most `limit` bytes (rounded up to a chunk); returns how many it handed on.
+  // Reads at once what is there, at most `limit` bytes (rounded up to a chunk); returns how many it handed
+  // on.
   std::size_t drain(std::size_t limit);
   // Queues bytes. Error kHost when more than kMaxQueue would wait, or when the other side is gone.
   Expected<void> send(std::string_view bytes);

@@ -1,13 +1,14 @@
 #include "host/machine/tcg/tcg_machine.h"
 
 #include <fcntl.h>
-#include <fmt/core.h>
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <boost/asio/post.hpp>
 #include <cerrno>
 #include <utility>
+
+#include <boost/asio/post.hpp>
+#include <fmt/core.h>
 
 #include "common/quote.h"
 #include "host/machine/host_resources.h"
@@ -88,15 +89,14 @@ TcgMachine::TcgMachine(boost::asio::io_context& loop, BootSpec spec, Qemu qemu, 
       exit_watch_(loop),
       self_(std::make_shared<TcgMachine*>(this)) {
   if (!qemu_.multi_thread_safe()) {
-    warnings_.push_back(
-        fmt::format("QEMU {} is older than 10: all vCPUs share one host thread; scripts/fetch-qemu gets a newer one",
-                    qemu_.version));
+    warnings_.push_back(fmt::format(
+        "QEMU {} is older than 10: all vCPUs share one host thread; scripts/fetch-qemu gets a newer one",
+        qemu_.version));
   }
-  argv_ = qemu_command(
-      spec_, {.binary = qemu_.path,
-              .firmware_folders = qemu_.firmware_folders,
-              .single_thread = single_thread || !qemu_.multi_thread_safe(),
-              .command_line = command_line()});
+  argv_ = qemu_command(spec_, {.binary = qemu_.path,
+                               .firmware_folders = qemu_.firmware_folders,
+                               .single_thread = single_thread || !qemu_.multi_thread_safe(),
+                               .command_line = command_line()});
 }
 
 TcgMachine::~TcgMachine() {
@@ -139,8 +139,8 @@ Expected<void> TcgMachine::launch() {
     if (!*pair) return std::unexpected(std::move(pair->error()));
   }
   std::vector<InheritedFd> fds = {
-      {qmp->theirs.get(), QemuFd::kQmp},       {serial->theirs.get(), QemuFd::kSerial},
-      {hvc->theirs.get(), QemuFd::kHvc},       {frames->theirs.get(), QemuFd::kFrames},
+      {qmp->theirs.get(), QemuFd::kQmp},     {serial->theirs.get(), QemuFd::kSerial},
+      {hvc->theirs.get(), QemuFd::kHvc},     {frames->theirs.get(), QemuFd::kFrames},
       {spec_.kernel.get(), QemuFd::kKernel},
   };
   if (spec_.initramfs) fds.push_back({spec_.initramfs.get(), QemuFd::kInitramfs});
@@ -153,7 +153,8 @@ Expected<void> TcgMachine::launch() {
   // Otherwise a dead QEMU's sockets would never end.
   for (auto* pair : {&qmp, &serial, &hvc, &frames}) (*pair)->theirs.reset();
 
-  return connect({std::move(qmp->ours), std::move(serial->ours), std::move(hvc->ours), std::move(frames->ours)});
+  return connect(
+      {std::move(qmp->ours), std::move(serial->ours), std::move(hvc->ours), std::move(frames->ours)});
 }
 
 Expected<void> TcgMachine::connect(PortEnds ends) {
@@ -168,7 +169,8 @@ Expected<void> TcgMachine::connect(PortEnds ends) {
   if (opened) opened = open_port(std::move(ends.serial), console(ConsolePort::kSerial));
   if (opened) opened = open_port(std::move(ends.hvc), console(ConsolePort::kHvc));
   if (opened) {
-    opened = open_port(std::move(ends.frames), [this](std::span<const std::byte> bytes) { frames_.receive(bytes); });
+    opened = open_port(std::move(ends.frames),
+                       [this](std::span<const std::byte> bytes) { frames_.receive(bytes); });
   }
   if (!opened) return std::unexpected(std::move(opened.error()));
   frames_.attach(*opened);
@@ -191,20 +193,24 @@ Expected<void> TcgMachine::begin_guest() {
   }
   clock_ = VcpuClock(child_->pid(), std::move(threads));
   registers_.assign(spec_.topology.cpus(), std::nullopt);
-  if (auto going = qmp_->execute("cont", {}, kCommandLimit); !going) return std::unexpected(std::move(going.error()));
+  if (auto going = qmp_->execute("cont", {}, kCommandLimit); !going)
+    return std::unexpected(std::move(going.error()));
   state_ = State::kRunning;
   return {};
 }
 
 Error TcgMachine::startup_error(Error&& error) {
-  const auto status = child_->reap(kExitLimit);
+  // Only a closed connection means that the process is about to end.
+  const auto status =
+      child_->reap(error.errno_value() == ECONNRESET ? milliseconds(kExitLimit) : milliseconds(0));
   for (const auto& port : ports_) port->drain(kMaxDrain);
   const std::string words = emulator_words(output_);
   if (!status) return std::move(std::move(error).with_detail(words));
   const bool image = complains_about_image(words);
   std::string message = image ? fmt::format("QEMU cannot boot this kernel image: {}", first_line(words))
                               : fmt::format("QEMU did not start ({})", describe_exit(*status));
-  return std::move(Error(image ? ErrorCode::kUsage : ErrorCode::kHost, std::move(message)).with_detail(words));
+  return std::move(
+      Error(image ? ErrorCode::kUsage : ErrorCode::kHost, std::move(message)).with_detail(words));
 }
 
 Expected<std::shared_ptr<StreamPort>> TcgMachine::open_port(UniqueFd fd, StreamPort::Receiver receiver) {
@@ -258,7 +264,8 @@ void TcgMachine::on_process_end() {
   const auto status = child_->reap(kExitLimit);
   drain_ports();
   if (!alive()) return;
-  std::string detail = fmt::format("QEMU ended by itself ({})", status ? describe_exit(*status) : "unknown how");
+  std::string detail =
+      fmt::format("QEMU ended by itself ({})", status ? describe_exit(*status) : "unknown how");
   if (const std::string words = emulator_words(output_); !words.empty()) detail += ":\n" + words;
   finish({MachineEvent::Kind::kDied, std::move(detail)});
 }
@@ -299,9 +306,9 @@ void TcgMachine::drain_ports() {
   for (const auto& port : std::vector(ports_)) port->drain(kMaxDrain);
 }
 
-// The guest does not run any more, but its last bytes may be on their way: in a socket, or in QEMU, which waits for room
-// in one. A command is answered by the same main loop that moves these bytes, so two rounds of "read everything, ask
-// something" in which nothing came mean that there is nothing.
+// The guest does not run any more, but its last bytes may be on their way: in a socket, or in QEMU, which
+// waits for room in one. A command is answered by the same main loop that moves these bytes, so two rounds of
+// "read everything, ask something" in which nothing came mean that there is nothing.
 void TcgMachine::settle() {
   const auto deadline = Clock::now() + kSettleLimit;
   int quiet_rounds = 0;
@@ -396,13 +403,15 @@ Expected<void> TcgMachine::resume() {
 }
 
 Expected<VcpuRegisters> TcgMachine::registers(std::uint32_t cpu) {
-  if (state_ != State::kPaused) return fail(ErrorCode::kHost, "registers can be read of a paused machine only");
+  if (state_ != State::kPaused)
+    return fail(ErrorCode::kHost, "registers can be read of a paused machine only");
   if (cpu >= registers_.size()) {
-    return fail(ErrorCode::kHost, fmt::format("there is no vCPU {}, the machine has {}", cpu, registers_.size()));
+    return fail(ErrorCode::kHost,
+                fmt::format("there is no vCPU {}, the machine has {}", cpu, registers_.size()));
   }
   if (registers_[cpu]) return *registers_[cpu];
-  const auto text = qmp_->execute("human-monitor-command", {{"command-line", "info registers"}, {"cpu-index", cpu}},
-                                  kCommandLimit);
+  const auto text = qmp_->execute("human-monitor-command",
+                                  {{"command-line", "info registers"}, {"cpu-index", cpu}}, kCommandLimit);
   handle_events_later();
   if (!text) return std::unexpected(text.error());
   if (!text->is_string()) return fail(ErrorCode::kHost, "QEMU answers `info registers` with no text");

@@ -1,12 +1,13 @@
 // TcgMachine: a machine emulated by a QEMU process, for hosts without hardware virtualization.
 #pragma once
 
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/posix/stream_descriptor.hpp>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
 
 #include "host/machine/machine.h"
 #include "host/machine/tcg/child_process.h"
@@ -31,7 +32,8 @@ namespace ktstr {
 class TcgMachine : public Machine {
  public:
   // Errors: kHost when there is no usable QEMU; as of check_pc_limits.
-  static Expected<std::unique_ptr<Machine>> create(boost::asio::io_context& loop, BootSpec spec, bool single_thread);
+  static Expected<std::unique_ptr<Machine>> create(boost::asio::io_context& loop, BootSpec spec,
+                                                   bool single_thread);
   // The same with a QEMU that was found already. `spec` has passed check_pc_limits.
   TcgMachine(boost::asio::io_context& loop, BootSpec spec, Qemu qemu, bool single_thread);
   ~TcgMachine() override;
@@ -71,7 +73,8 @@ class TcgMachine : public Machine {
   // What to say when QEMU did not come up.
   Error startup_error(Error&& error);
   Expected<std::shared_ptr<StreamPort>> open_port(UniqueFd fd, StreamPort::Receiver receiver);
-  Expected<void> watch(boost::asio::posix::stream_descriptor& watcher, int fd, void (TcgMachine::*on_ready)());
+  Expected<void> watch(boost::asio::posix::stream_descriptor& watcher, int fd,
+                       void (TcgMachine::*on_ready)());
   void rewatch(boost::asio::posix::stream_descriptor& watcher, void (TcgMachine::*on_ready)());
 
   void on_qmp_readable();

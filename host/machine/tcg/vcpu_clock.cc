@@ -1,9 +1,9 @@
 #include "host/machine/tcg/vcpu_clock.h"
 
-#include <fmt/core.h>
-
 #include <algorithm>
 #include <charconv>
+
+#include <fmt/core.h>
 
 #include "common/read_file.h"
 

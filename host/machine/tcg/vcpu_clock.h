@@ -11,7 +11,8 @@
 
 namespace ktstr {
 
-// "<ns on a CPU> <ns waiting on a run queue> <times run>" (Documentation/scheduler/sched-stats.rst, "schedstat").
+// "<ns on a CPU> <ns waiting on a run queue> <times run>" (Documentation/scheduler/sched-stats.rst,
+// "schedstat").
 std::optional<Machine::VcpuTime> parse_schedstat(std::string_view text);
 
 // Reads /proc/<pid>/task/<tid>/schedstat of each thread. With one thread for all vCPUs there is one.

@@ -15,7 +15,7 @@ TEST(BootArguments, FindsThePortAmongOtherArguments) {
 
 TEST(BootArguments, QuotesProtectBlanksAndTheLastOneWins) {
   const auto arguments =
-      parse_boot_arguments("ktstr.frames=virtio:a \"ktstr.frames=virtio:b c\" x=\"ktstr.inject=exit\"");
+      parse_boot_arguments(R"(ktstr.frames=virtio:a "ktstr.frames=virtio:b c" x="ktstr.inject=exit")");
   EXPECT_EQ(arguments.frame_port, "b c");
   EXPECT_EQ(arguments.injection, Injection::kNone);
 }

@@ -21,7 +21,7 @@ v1::Frame heartbeat() {
 std::size_t fill_socket(FramePort& port) {
   std::size_t sent = 0;
   while (!port.wants_write()) {
-    port.send(note_frame(std::string(60000, 'f')));
+    port.send(note_frame(std::string(900, 'f')));
     ++sent;
   }
   return sent;

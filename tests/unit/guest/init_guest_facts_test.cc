@@ -4,6 +4,7 @@
 
 #include "guest/init/environment.h"
 #include "guest/init/guest_facts.h"
+#include "guest/init/slowness.h"
 
 namespace ktstr::guest {
 namespace {
@@ -68,6 +69,15 @@ TEST(Slowness, IsNeverBelowOne) {
   EXPECT_EQ(slowness_of(1), 1.0);
   EXPECT_EQ(slowness_of(kReferenceWorkNs * 7), 7.0);
   EXPECT_GT(measure_work_ns(), 0U);
+  EXPECT_GE(measure_slowness(), 1.0);
+}
+
+TEST(SlownessMeter, StartsWithWhatIsKnownAndNeverFallsBelow) {
+  SlownessMeter meter(500.0);
+  EXPECT_EQ(meter.value(), 500.0);
+  meter.sample();
+  EXPECT_GE(meter.value(), 500.0);
+  EXPECT_EQ(SlownessMeter(5000.0).value(), 1000.0);
 }
 
 TEST(ModuleList, TakesAbsolutePathsInOrder) {

@@ -20,7 +20,7 @@ echo test > root/ops; echo 8 > enable_seq; echo enabled > state; echo hello
 while :; do sleep 0.01; done)";
 
 class SchedulerSessionTest : public testing::Test {
- protected:
+ public:
   SchedulerSessionTest() : supervisor_(*InitSupervisor::create(FramePort(host_.take_guest_fd()))) {
     std::filesystem::create_directories(root_ + "/root");
     std::ofstream(root_ + "/state") << "disabled\n";
@@ -30,6 +30,7 @@ class SchedulerSessionTest : public testing::Test {
   SchedulerSessionTest(const SchedulerSessionTest&) = delete;
   SchedulerSessionTest& operator=(const SchedulerSessionTest&) = delete;
 
+ protected:
   static std::string make_root() {
     std::string name = testing::TempDir() + "scx-session-XXXXXX";
     return ::mkdtemp(name.data());
@@ -117,7 +118,7 @@ TEST_F(SchedulerSessionTest, AnIdleSchedulerIsGivenUp) {
 TEST_F(SchedulerSessionTest, ABusySchedulerIsGivenUpByItsCpuTime) {
   const Expected<> attached = make("while :; do :; done", 60s, 50ms).attach();
   ASSERT_FALSE(attached);
-  EXPECT_TRUE(attached.error().message().starts_with("did not attach: it has used 50ms of CPU time"))
+  EXPECT_TRUE(attached.error().message().starts_with("did not attach: it has used 0."))
       << attached.error().message();
 }
 

@@ -30,11 +30,13 @@ TEST(OpsName, IsOnePrintableBoundedLine) {
 }
 
 class ScxStateReaderTest : public testing::Test {
- protected:
+ public:
   ScxStateReaderTest() { std::filesystem::create_directories(root_ + "/root"); }
   ~ScxStateReaderTest() override { std::filesystem::remove_all(root_); }
   ScxStateReaderTest(const ScxStateReaderTest&) = delete;
   ScxStateReaderTest& operator=(const ScxStateReaderTest&) = delete;
+
+ protected:
   void write(const std::string& name, const std::string& text) const {
     std::ofstream(root_ + "/" + name) << text;
   }

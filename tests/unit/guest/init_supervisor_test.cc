@@ -1,5 +1,6 @@
 #include "guest/init/init_supervisor.h"
 
+#include <fcntl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 

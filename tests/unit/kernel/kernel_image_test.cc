@@ -193,7 +193,7 @@ TEST_F(KernelImageTest, RefusesWhatIsNoKernel) {
 TEST_F(KernelImageTest, RefusesForeignArchitecturesByName) {
   std::string arm(4096, '\0');
   arm.replace(0, 2, "MZ");
-  arm.replace(0x38, 4, "ARM\x64");
+  arm.replace(0x38, 4, "ARMd");
   EXPECT_MENTIONS(error_of(arm), "aarch64");
   std::string elf = make_elf();
   poke<std::uint16_t>(elf, offsetof(Elf64_Ehdr, e_machine), EM_AARCH64);

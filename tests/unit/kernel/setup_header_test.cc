@@ -97,7 +97,7 @@ TEST(SetupHeader, TellsForeignImages) {
     image.replace(offset, magic.size(), magic);
     return describe_foreign_image(bytes_of(image));
   };
-  EXPECT_EQ(at(0x38, "ARM\x64"), "an aarch64 kernel (Image)");
+  EXPECT_EQ(at(0x38, "ARMd"), "an aarch64 kernel (Image)");
   EXPECT_EQ(at(0x38, "RSC\x05"), "a RISC-V kernel (Image)");
   EXPECT_EQ(at(4, "zimg"), "an EFI zboot kernel of another architecture");
   EXPECT_EQ(at(0, "\x1f\x8b"), "a file compressed with gzip");

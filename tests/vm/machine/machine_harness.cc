@@ -1,8 +1,8 @@
 #include "tests/vm/machine/machine_harness.h"
 
-#include <gtest/gtest.h>
-
 #include <cstdlib>
+
+#include <gtest/gtest.h>
 
 #include "host/boot/initramfs.h"
 

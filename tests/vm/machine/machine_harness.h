@@ -1,13 +1,15 @@
-// What the machine tests share: a kernel, an initramfs with the test's PID 1, and a machine whose output is kept.
+// What the machine tests share: a kernel, an initramfs with the test's PID 1, and a machine whose output is
+// kept.
 #pragma once
 
-#include <boost/asio/io_context.hpp>
 #include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
+
+#include <boost/asio/io_context.hpp>
 
 #include "host/kernel/kernel_image.h"
 #include "host/machine/create.h"

@@ -1,6 +1,4 @@
 // The tcg machine with a real kernel in it.
-#include <fmt/core.h>
-#include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -10,6 +8,9 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+
+#include <fmt/core.h>
+#include <gtest/gtest.h>
 
 #include "host/machine/tcg/tcg_machine.h"
 #include "tests/vm/machine/machine_harness.h"
@@ -161,7 +162,8 @@ TEST_F(MachineTest, PausesAndResumesAHundredTimes) {
   }
   EXPECT_TRUE(machine.events.empty());
   std::sort(times.begin(), times.end());
-  fmt::print("pause: median {:.2f} ms, worst {:.2f} ms\n", milliseconds_of(times[50]), milliseconds_of(times[99]));
+  fmt::print("pause: median {:.2f} ms, worst {:.2f} ms\n", milliseconds_of(times[50]),
+             milliseconds_of(times[99]));
 }
 
 TEST_F(MachineTest, APausedGuestStandsStill) {
@@ -313,7 +315,8 @@ TEST_F(MachineTest, AFileThatIsNoKernelIsAUsageError) {
   MachineUnderTest machine(std::move(bad));
   const auto started = machine.start();
   ASSERT_FALSE(started);
-  EXPECT_EQ(started.error().code(), ErrorCode::kUsage) << started.error().to_string() << started.error().detail();
+  EXPECT_EQ(started.error().code(), ErrorCode::kUsage)
+      << started.error().to_string() << started.error().detail();
 }
 
 TEST_F(MachineTest, MoreMemoryThanTheHostHasIsAHostError) {

@@ -1,0 +1,45 @@
+#include <cerrno>
+
+#include <gtest/gtest.h>
+
+#include "host/machine/create.h"
+
+namespace ktstr {
+namespace {
+
+std::string reason(const HostVirtualization& host) {
+  const auto choice = choose_machine(AccelChoice::kAuto, host);
+  if (!choice) return "error: " + choice.error().to_string();
+  EXPECT_EQ(choice->kind, AccelChoice::kTcg);
+  EXPECT_EQ(choice->reason.find('\n'), std::string::npos);
+  return choice->reason;
+}
+
+TEST(ChooseMachine, AutoSaysWhyThereIsNoKvm) {
+  EXPECT_EQ(reason({.kvm_errno = ENOENT}), "/dev/kvm is not there");
+  EXPECT_EQ(reason({.kvm_errno = EACCES}), "/dev/kvm cannot be opened: Permission denied");
+  EXPECT_EQ(reason({.kvm_api_version = -1}), "/dev/kvm does not answer");
+  EXPECT_EQ(reason({.kvm_api_version = 13}), "/dev/kvm speaks API version 13, not 12");
+  EXPECT_NE(reason({.kvm_api_version = 12}).find("neither vmx nor svm"), std::string::npos);
+  EXPECT_EQ(reason({.kvm_api_version = 12, .cpu_has_svm = true}),
+            "the kvm machine is not part of this version");
+}
+
+TEST(ChooseMachine, KvmIsRefused) {
+  const auto choice = choose_machine(AccelChoice::kKvm, {.kvm_api_version = 12, .cpu_has_vmx = true});
+  ASSERT_FALSE(choice);
+  EXPECT_EQ(choice.error().code(), ErrorCode::kHost);
+}
+
+TEST(ChooseMachine, TcgCanBeAskedFor) {
+  const auto choice = choose_machine(AccelChoice::kTcg, {});
+  ASSERT_TRUE(choice);
+  EXPECT_EQ(choice->reason, "asked for");
+}
+
+TEST(ChooseMachine, ThisHostCanBeProbed) {
+  EXPECT_TRUE(choose_machine(AccelChoice::kAuto, probe_host_virtualization()));
+}
+
+}  // namespace
+}  // namespace ktstr
