@@ -56,6 +56,7 @@ constexpr std::size_t kMaxCommandLine = 65536;
 constexpr auto kPortLimit = 10s;
 constexpr auto kInjectionDelay = 500ms;
 constexpr auto kGoodbyeLimit = 30s;
+constexpr auto kHostEndsUs = 5s;
 constexpr auto kDefaultAttachIdle = 20s;
 constexpr auto kDefaultAttachCpu = 30s;
 
@@ -257,6 +258,9 @@ void run_as_init() {
   supervisor.send(std::move(frame));
   supervisor.say_goodbye(kGoodbyeLimit);
   ::sync();
+  // The host ends the machine when it has Bye. Switching off at once would lose frames: the kernel's device shutdown
+  // discards what the host has not yet taken from the virtio ring, blocking write or not.
+  supervisor.wait_until(monotonic_now() + kHostEndsUs, -1, true);
   power_off();
 }
 

@@ -71,6 +71,8 @@ void Attempt::on_frames(std::span<const std::byte> bytes) {
   progress_ += bytes.size();
   session_.feed(bytes);
   note_milestones();
+  // The guest waits for this after Bye: powering off by itself could lose its last frames.
+  if (session_.phase() == Session::Phase::kBye) end_machine();
 }
 
 void Attempt::note_milestones() {
