@@ -106,7 +106,6 @@ void ConsoleScanner::classify(const std::string& text) {
       if (!panic_) panic_ = ConsoleFinding{found->kind, text};
       break;
     case ConsoleFinding::Kind::kOops:
-    case ConsoleFinding::Kind::kEmulatorInt3:
       if (!oops_) {
         oops_ = ConsoleFinding{found->kind, text};
         int3_oops_ = text.find("Oops: int3") != std::string::npos;

@@ -22,7 +22,6 @@ struct ConsoleFinding {
   enum class Kind {
     kPanic,         // "Kernel panic - not syncing: ..." (panic())
     kOops,          // "Oops: ...", "BUG: unable to handle ...", "general protection fault" (die())
-    kEmulatorInt3,  // an oops that is the emulator's fault, see below
     kLockup,        // soft lock-up, hard LOCKUP, RCU stall, hung task
     kWarning,       // "WARNING: CPU: ..."
   };

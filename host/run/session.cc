@@ -23,6 +23,14 @@ std::string cut(const std::string& text) {
   return clean;
 }
 
+// A cgroup with many workers comes in several frames; they are one cgroup in the result.
+void merge_cgroup(const ktstr::v1::CgroupResult& part, google::protobuf::RepeatedPtrField<ktstr::v1::CgroupResult>& all) {
+  for (ktstr::v1::CgroupResult& known : all) {
+    if (known.cgroup() == part.cgroup()) return known.mutable_workers()->MergeFrom(part.workers());
+  }
+  *all.Add() = part;
+}
+
 }  // namespace
 
 void Session::event(const std::string& text) const {
@@ -168,7 +176,7 @@ void Session::take_report(const ktstr::v1::StepReport& report) {
     return;
   }
   if (report.backdrop()) {
-    *guest_.add_backdrop() = report.cgroup();
+    merge_cgroup(report.cgroup(), *guest_.mutable_backdrop());
     return;
   }
   const int index = static_cast<int>(std::min<std::uint32_t>(report.index(), kMaxSteps));
@@ -181,7 +189,7 @@ void Session::take_report(const ktstr::v1::StepReport& report) {
     times.clear_cgroups();
     step->MergeFrom(times);
   }
-  if (report.has_cgroup()) *step->add_cgroups() = report.cgroup();
+  if (report.has_cgroup()) merge_cgroup(report.cgroup(), *step->mutable_cgroups());
 }
 
 void Session::take_note(const ktstr::v1::Note& note) {
