@@ -141,8 +141,8 @@ bool FramePort::drain(std::chrono::nanoseconds limit) {
 
 void FramePort::send_last(ktstr::v1::Frame frame, std::chrono::nanoseconds limit) {
   if (!drain(limit)) return;
-  // A blocking write waits until the host has taken the buffer; only with room in the ring, or it would wait without end
-  // for a dead one. It does not make a power-off safe: lifecycle.cc waits for the host after it.
+  // A blocking write waits until the host has taken the buffer; only with room in the ring, or it would wait
+  // without end for a dead one. It does not make a power-off safe: lifecycle.cc waits for the host after it.
   if (!wait_writable(fd_.get(), monotonic_now() + limit)) return;
   set_nonblocking(fd_.get(), false);
   enqueue(frame, Kind::kResult);

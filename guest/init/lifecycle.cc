@@ -258,8 +258,8 @@ void run_as_init() {
   supervisor.send(std::move(frame));
   supervisor.say_goodbye(kGoodbyeLimit);
   ::sync();
-  // The host ends the machine when it has Bye. Switching off at once would lose frames: the kernel's device shutdown
-  // discards what the host has not yet taken from the virtio ring, blocking write or not.
+  // The host ends the machine when it has Bye. Switching off at once would lose frames: the kernel's device
+  // shutdown discards what the host has not yet taken from the virtio ring, blocking write or not.
   supervisor.wait_until(monotonic_now() + kHostEndsUs, -1, true);
   power_off();
 }

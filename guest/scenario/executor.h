@@ -17,10 +17,11 @@ struct ScenarioOutcome {
   std::vector<std::string> warnings;
 };
 
-// Runs `plan.scenario()` in the cgroup v2 hierarchy mounted at `cgroup_root`, sending ScenarioStart, StepStart, StepEnd,
-// StepReport and ScenarioEnd frames through `supervisor`. Returns when every worker is gone and every cgroup removed,
-// whatever happened. Never throws. When the scheduler is gone the verdict is SCHEDULER_DIED (PID 1 adds the scheduler's
-// own message).
-ScenarioOutcome run_scenario(const ktstr::v1::RunPlan& plan, const std::string& cgroup_root, Supervisor& supervisor);
+// Runs `plan.scenario()` in the cgroup v2 hierarchy mounted at `cgroup_root`, sending ScenarioStart,
+// StepStart, StepEnd, StepReport and ScenarioEnd frames through `supervisor`. Returns when every worker is
+// gone and every cgroup removed, whatever happened. Never throws. When the scheduler is gone the verdict is
+// SCHEDULER_DIED (PID 1 adds the scheduler's own message).
+ScenarioOutcome run_scenario(const ktstr::v1::RunPlan& plan, const std::string& cgroup_root,
+                             Supervisor& supervisor);
 
 }  // namespace ktstr::guest

@@ -1,8 +1,9 @@
 // Machine: one virtual machine, whatever runs it. Everything above host/machine is the same for all kinds.
 //
-// Life: create -> start -> (pause -> resume)* -> stop. A Machine belongs to one event loop (boost::asio::io_context);
-// all calls and all callbacks are on the thread that runs the loop, except where a function says otherwise. Destroying a
-// Machine stops it and leaves nothing behind: no process, no file, no descriptor.
+// Life: create -> start -> (pause -> resume)* -> stop. A Machine belongs to one event loop
+// (boost::asio::io_context); all calls and all callbacks are on the thread that runs the loop, except where a
+// function says otherwise. Destroying a Machine stops it and leaves nothing behind: no process, no file, no
+// descriptor.
 #pragma once
 
 #include <chrono>
@@ -32,8 +33,8 @@ struct CpuTopology {
 
 // What a machine boots.
 struct BootSpec {
-  // The kernel: an ELF payload that is entered directly, or a bzImage that runs its own decompressor (needed for KASLR).
-  // A read-only descriptor; the machine does not keep the path.
+  // The kernel: an ELF payload that is entered directly, or a bzImage that runs its own decompressor (needed
+  // for KASLR). A read-only descriptor; the machine does not keep the path.
   UniqueFd kernel;
   bool kernel_is_elf = false;
   // Initial RAM file system; a sealed memfd.
@@ -43,14 +44,15 @@ struct BootSpec {
   std::string command_line;
   std::uint64_t memory_bytes = 0;
   CpuTopology topology;
-  // CONFIG_HZ of the kernel, 0 when not known. With it a machine can tell the kernel its delay-loop calibration.
+  // CONFIG_HZ of the kernel, 0 when not known. With it a machine can tell the kernel its delay-loop
+  // calibration.
   std::uint32_t kernel_hz = 0;
 };
 
 // A range of guest-physical addresses backed by RAM.
 struct RamRegion {
-  std::uint64_t gpa = 0;           // first guest-physical address
-  std::span<std::byte> host;       // where it is mapped in this process; valid until Machine::stop
+  std::uint64_t gpa = 0;      // first guest-physical address
+  std::span<std::byte> host;  // where it is mapped in this process; valid until Machine::stop
 };
 
 // General registers of one vCPU, valid while paused.
@@ -69,10 +71,10 @@ struct VcpuRegisters {
 // Something the machine did by itself.
 struct MachineEvent {
   enum class Kind {
-    kPoweredOff,    // the guest switched itself off; the machine has ended
-    kReset,         // the guest rebooted (with panic=-1 also after a panic); the machine has ended
-    kPaused,        // stopped although nobody asked; only resume or stop make sense now
-    kDied,          // the emulator or a vCPU failed; `detail` has its last words
+    kPoweredOff,  // the guest switched itself off; the machine has ended
+    kReset,       // the guest rebooted (with panic=-1 also after a panic); the machine has ended
+    kPaused,      // stopped although nobody asked; only resume or stop make sense now
+    kDied,        // the emulator or a vCPU failed; `detail` has its last words
   };
   Kind kind = Kind::kDied;
   std::string detail;
@@ -100,8 +102,8 @@ class Machine {
 
   // "tcg" or "kvm".
   virtual std::string_view kind() const = 0;
-  // Kernel arguments that this machine needs or profits from, each with the reason; shown by --explain and undone by a
-  // later argument of --append.
+  // Kernel arguments that this machine needs or profits from, each with the reason; shown by --explain and
+  // undone by a later argument of --append.
   struct KernelArgument {
     std::string text;
     std::string reason;
@@ -136,8 +138,9 @@ class Machine {
   // Registers of vCPU `cpu` of a paused machine.
   virtual Expected<VcpuRegisters> registers(std::uint32_t cpu) = 0;
 
-  // Host time the vCPUs have used, and host time they were runnable but had to wait for a host CPU (the largest over the
-  // vCPUs), since start. A guard that subtracts the latter does not fail runs on an overloaded host.
+  // Host time the vCPUs have used, and host time they were runnable but had to wait for a host CPU (the
+  // largest over the vCPUs), since start. A guard that subtracts the latter does not fail runs on an
+  // overloaded host.
   struct VcpuTime {
     std::chrono::nanoseconds used{};
     std::chrono::nanoseconds waited{};

@@ -20,10 +20,10 @@ namespace ktstr {
 // What a console line announced.
 struct ConsoleFinding {
   enum class Kind {
-    kPanic,         // "Kernel panic - not syncing: ..." (panic())
-    kOops,          // "Oops: ...", "BUG: unable to handle ...", "general protection fault" (die())
-    kLockup,        // soft lock-up, hard LOCKUP, RCU stall, hung task
-    kWarning,       // "WARNING: CPU: ..."
+    kPanic,    // "Kernel panic - not syncing: ..." (panic())
+    kOops,     // "Oops: ...", "BUG: unable to handle ...", "general protection fault" (die())
+    kLockup,   // soft lock-up, hard LOCKUP, RCU stall, hung task
+    kWarning,  // "WARNING: CPU: ..."
   };
   Kind kind = Kind::kWarning;
   std::string line;  // cleaned text without time stamp
@@ -35,7 +35,9 @@ class ConsoleScanner {
   static constexpr std::size_t kMaxLine = 1024;
 
   // Who gets every cleaned line, with its time stamp; for --verbose.
-  void set_line_receiver(std::function<void(const std::string&)> receiver) { line_receiver_ = std::move(receiver); }
+  void set_line_receiver(std::function<void(const std::string&)> receiver) {
+    line_receiver_ = std::move(receiver);
+  }
   void feed(std::span<const std::byte> bytes);
   // Ends an unfinished last line.
   void finish();

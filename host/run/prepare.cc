@@ -72,7 +72,8 @@ Expected<CpuTopology> resolve_topology(const RunRequest& request) {
   return topology;
 }
 
-// Before the scenario is read, whose CPU sets refer to these CPUs; memory is decided later, when the files are known.
+// Before the scenario is read, whose CPU sets refer to these CPUs; memory is decided later, when the files
+// are known.
 Expected<void> check_topology(AccelChoice kind, const CpuTopology& topology) {
   BootSpec spec;
   spec.topology = topology;
@@ -242,7 +243,8 @@ Expected<Prepared> prepare(const RunRequest& request) {
   if (!topology) return std::unexpected(topology.error());
   const auto choice = choose_machine(request.accel, probe_host_virtualization());
   if (!choice) return std::unexpected(choice.error());
-  if (auto possible = check_topology(choice->kind, *topology); !possible) return std::unexpected(std::move(possible.error()));
+  if (auto possible = check_topology(choice->kind, *topology); !possible)
+    return std::unexpected(std::move(possible.error()));
   auto scenario = load_scenario(request.scenario, topology->cpus(), request.duration);
   if (!scenario) return std::unexpected(std::move(scenario.error()));
   *plan.mutable_scenario() = std::move(scenario->scenario);
@@ -297,10 +299,12 @@ Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, c
   spec.topology = prepared.topology;
   const std::string hz(prepared.kernel.config().lookup("CONFIG_HZ").text);
   spec.kernel_hz = static_cast<std::uint32_t>(std::strtoul(hz.c_str(), nullptr, 10));
-  auto machine = create_machine(prepared.machine_choice.kind, loop, std::move(spec), {.single_thread = single_thread});
+  auto machine =
+      create_machine(prepared.machine_choice.kind, loop, std::move(spec), {.single_thread = single_thread});
   if (machine && (*machine)->command_line().size() >= kMaxCommandLine) {
-    return fail(ErrorCode::kUsage, fmt::format("the kernel command line has {} bytes, the kernel takes {}; shorten --append",
-                                               (*machine)->command_line().size(), kMaxCommandLine - 1));
+    return fail(ErrorCode::kUsage,
+                fmt::format("the kernel command line has {} bytes, the kernel takes {}; shorten --append",
+                            (*machine)->command_line().size(), kMaxCommandLine - 1));
   }
   return machine;
 }

@@ -143,7 +143,8 @@ struct RunContext {
 // Tries once; fills what this try found into `result`.
 Expected<Judgement> run_attempt(const RunContext& run, Machine& machine, ktstr::v1::RunResult& result) {
   describe_machine(*result.mutable_host(), machine, run.prepared);
-  Attempt attempt(run.loop, machine, run.plan, run.prepared.limits, run.logs, run.status, run.request.verbose > 0);
+  Attempt attempt(run.loop, machine, run.plan, run.prepared.limits, run.logs, run.status,
+                  run.request.verbose > 0);
   run.signals.set_handler([&attempt](const std::string& name) { attempt.interrupt(name); });
   auto ran = attempt.run();
   run.signals.set_handler({});

@@ -24,7 +24,8 @@ std::string cut(const std::string& text) {
 }
 
 // A cgroup with many workers comes in several frames; they are one cgroup in the result.
-void merge_cgroup(const ktstr::v1::CgroupResult& part, google::protobuf::RepeatedPtrField<ktstr::v1::CgroupResult>& all) {
+void merge_cgroup(const ktstr::v1::CgroupResult& part,
+                  google::protobuf::RepeatedPtrField<ktstr::v1::CgroupResult>& all) {
   for (ktstr::v1::CgroupResult& known : all) {
     if (known.cgroup() == part.cgroup()) return known.mutable_workers()->MergeFrom(part.workers());
   }

@@ -141,13 +141,16 @@ TEST_F(BadInputWithKernel, NoEmulatorNamesThePackage) {
   const char* path = std::getenv("PATH");
   const std::string old_path = path == nullptr ? "" : path;
   const char* cache = std::getenv("XDG_CACHE_HOME");
-  const std::optional<std::string> old_cache = cache == nullptr ? std::nullopt : std::optional<std::string>(cache);
+  const std::optional<std::string> old_cache =
+      cache == nullptr ? std::nullopt : std::optional<std::string>(cache);
   ::setenv("PATH", folder().c_str(), 1);
   ::setenv("XDG_CACHE_HOME", folder().c_str(), 1);
   expect_with_kernel({}, 20, "qemu-system-x86");
   ::setenv("PATH", old_path.c_str(), 1);
-  if (old_cache) ::setenv("XDG_CACHE_HOME", old_cache->c_str(), 1);
-  else ::unsetenv("XDG_CACHE_HOME");
+  if (old_cache)
+    ::setenv("XDG_CACHE_HOME", old_cache->c_str(), 1);
+  else
+    ::unsetenv("XDG_CACHE_HOME");
 }
 TEST_F(BadInputWithKernel, AKernelOptionThatIsMissingIsNamed) {
   expect_with_kernel({"--scenario", file("s.textproto",

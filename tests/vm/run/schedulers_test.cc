@@ -104,8 +104,8 @@ class AttachCycles : public VmTest {
   void cycle(const std::string& series) const {
     const char* program = std::getenv("KTSTR_ATTACH_CYCLES");
     ASSERT_NE(program, nullptr);
-    const VmRun run = run_on(series, {"--scheduler", program, "--scheduler-args", "50 /include/scx_simple", "--include",
-                                      example_scheduler("scx_simple"), "--duration", "500ms"});
+    const VmRun run = run_on(series, {"--scheduler", program, "--scheduler-args", "50 /include/scx_simple",
+                                      "--include", example_scheduler("scx_simple"), "--duration", "500ms"});
     EXPECT_EQ(run.exit_code, 0) << run.describe();
     std::ifstream log(run.folder / "scheduler.log");
     const std::string text{std::istreambuf_iterator<char>(log), {}};
