@@ -10,13 +10,14 @@ namespace {
 
 constexpr std::string_view kPrefix = "ktstr.";
 constexpr std::string_view kVirtio = "virtio:";
-constexpr std::array<std::pair<std::string_view, Injection>, 6> kInjections = {{
+constexpr std::array<std::pair<std::string_view, Injection>, 7> kInjections = {{
     {"panic", Injection::kPanic},
     {"init-crash", Injection::kInitCrash},
     {"init-throw", Injection::kInitThrow},
     {"exit", Injection::kExit},
     {"silent", Injection::kSilent},
     {"kill-scheduler", Injection::kKillScheduler},
+    {"late-output", Injection::kLateOutput},
 }};
 
 std::vector<std::string> split_arguments(std::string_view text) {
@@ -52,8 +53,9 @@ void apply(std::string_view key, std::string_view value, BootArguments& argument
         return;
       }
     }
-    arguments.problems.push_back("ktstr.inject=" + quote(value) +
-                                 " is not panic, init-crash, init-throw, exit, silent or kill-scheduler");
+    arguments.problems.push_back(
+        "ktstr.inject=" + quote(value) +
+        " is not panic, init-crash, init-throw, exit, silent, kill-scheduler or late-output");
     return;
   }
   arguments.problems.push_back("unknown kernel argument " + quote(std::string(kPrefix) + std::string(key)));

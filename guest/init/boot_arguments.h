@@ -17,6 +17,7 @@ enum class Injection {
   kExit,           // "exit": PID 1 exits, which panics the kernel
   kSilent,         // "silent": PID 1 stops serving anything, the kernel lives on
   kKillScheduler,  // "kill-scheduler": SIGKILL for the scheduler under test
+  kLateOutput,     // "late-output": as the last thing before the result, 1 MiB of scheduler output
 };
 
 struct BootArguments {

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <stdexcept>
+#include <string>
 #include <thread>
 
 #include "common/read_file.h"
@@ -30,13 +31,14 @@ void panic_kernel() {
 void inject_fault(Injection injection, const std::function<void()>& kill_scheduler) {
   switch (injection) {
     case Injection::kNone:
+    case Injection::kLateOutput:  // not in the middle of a scenario: send_late_output()
       return;
     case Injection::kPanic:
       panic_kernel();
       return;
     case Injection::kInitCrash: {
       volatile int* volatile nowhere = nullptr;
-      *nowhere = 1;
+      *nowhere = 1;  // NOLINT(clang-analyzer-core.NullDereference): the crash that was asked for
       return;
     }
     case Injection::kInitThrow:
@@ -49,6 +51,18 @@ void inject_fault(Injection injection, const std::function<void()>& kill_schedul
     case Injection::kKillScheduler:
       kill_scheduler();
       return;
+  }
+}
+
+void send_late_output(Supervisor& supervisor) {
+  constexpr int kLines = 64;
+  std::string line(std::size_t{16} << 10, '.');
+  line.back() = '\n';
+  for (int i = 1; i <= kLines; ++i) {
+    ktstr::v1::Frame frame;
+    frame.mutable_output()->set_stream(ktstr::v1::Output::SCHEDULER);
+    frame.mutable_output()->set_data(i < kLines ? line : "the last line\n");
+    supervisor.send(std::move(frame));
   }
 }
 

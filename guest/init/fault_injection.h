@@ -4,10 +4,14 @@
 #include <functional>
 
 #include "guest/init/boot_arguments.h"
+#include "guest/scenario/supervisor.h"
 
 namespace ktstr::guest {
 
 // Provokes the fault now. All but kNone and kKillScheduler do not return.
 void inject_fault(Injection injection, const std::function<void()>& kill_scheduler);
+
+// Injection::kLateOutput: 63 lines of 16 KiB and "the last line".
+void send_late_output(Supervisor& supervisor);
 
 }  // namespace ktstr::guest

@@ -255,6 +255,7 @@ void run_as_init() {
   for (const std::string& warning : supervisor.warnings()) result.add_warnings(warning);
   ktstr::v1::Frame frame;
   *frame.mutable_result() = std::move(result);
+  if (booted.arguments.injection == Injection::kLateOutput) send_late_output(supervisor);
   supervisor.send(std::move(frame));
   supervisor.say_goodbye(kGoodbyeLimit);
   ::sync();

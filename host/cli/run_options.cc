@@ -54,8 +54,10 @@ void add_run_options(CLI::App& app, RunRequest& request) {
       ->type_name("KIND")
       ->transform(CLI::CheckedTransformer(accels, CLI::ignore_case).description(""))
       ->default_str("auto");
-  app.add_option("--append", request.append,
-                 "Add to the kernel command line, after our own arguments; repeatable")
+  app.add_option(
+         "--append", request.append,
+         "Add to the kernel command line; an argument replaces ours of the same name, NAME= takes ours "
+         "away (--explain shows them); repeatable")
       ->group(machine)
       ->type_name("KARGS")
       ->allow_extra_args(false);

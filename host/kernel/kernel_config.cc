@@ -107,6 +107,11 @@ Expected<KernelConfig> KernelConfig::read_file(const std::string& path) {
   return config;
 }
 
+bool KernelConfig::may_embed(std::span<const std::byte> piece) {
+  static_assert(kEmbeddedBegin.size() == kMarkerSize);
+  return as_text(piece).find(kEmbeddedBegin) != std::string_view::npos;
+}
+
 std::optional<KernelConfig> KernelConfig::find_embedded(std::span<const std::byte> image) {
   const std::string_view haystack = as_text(image);
   // The marker alone proves nothing (it may stand in some table of strings), so every place is tried, within

@@ -48,6 +48,9 @@ class KernelConfig {
   static Expected<KernelConfig> parse(std::string text, Origin origin, std::string path = "");
   // Reads a file; error kUsage when it can not be read, is too large or no configuration.
   static Expected<KernelConfig> read_file(const std::string& path);
+  // Whether `piece` has the marker of an embedded configuration; the marker has kMarkerSize bytes.
+  static constexpr std::size_t kMarkerSize = 8;
+  static bool may_embed(std::span<const std::byte> piece);
   // The configuration embedded in `image` (pass the .rodata section, where it lies, or all of the kernel):
   // the gzip stream between "IKCFG_ST" and "IKCFG_ED" (kernel/configs.c). nullopt when there is none, or none
   // that unpacks.

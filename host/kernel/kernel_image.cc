@@ -174,9 +174,7 @@ Expected<KernelImage> KernelImage::open(const std::string& path, const ImageCach
   image.files_ = find_kernel_files(image.image_path_, image.release_);
   image.find_config();
   image.decide_sched_ext();
-  // What was looked at stays in the page cache, but need not count as this process's memory (12 MB of types
-  // and tables).
-  static_cast<void>(::madvise(image.mapping_.mutable_bytes().data(), image.mapping_.size(), MADV_DONTNEED));
+  image.release_pages();
   return image;
 }
 
@@ -261,6 +259,7 @@ Expected<> KernelImage::identify() {
     return {};
   }
   auto btf = Btf::parse(section->bytes);
+  release_pages();
   if (btf) {
     btf_ = std::move(*btf);
   } else {
@@ -269,9 +268,27 @@ Expected<> KernelImage::identify() {
   return {};
 }
 
-void KernelImage::find_config() {
+// What was looked at stays in the page cache, but need not count as this process's memory (12 MB of types and
+// tables).
+void KernelImage::release_pages() {
+  static_cast<void>(::madvise(mapping_.mutable_bytes().data(), mapping_.size(), MADV_DONTNEED));
+}
+
+// The marker is looked for piece by piece, so that 7 to 60 MB are never in memory all at once.
+std::optional<KernelConfig> KernelImage::embedded_config() {
+  constexpr std::size_t kPiece = std::size_t{1} << 20;
   const ElfSection* rodata = elf_.section(".rodata");
-  if (auto embedded = KernelConfig::find_embedded(rodata != nullptr ? rodata->bytes : elf_.image())) {
+  auto rest = rodata != nullptr ? rodata->bytes : elf_.image();
+  while (!KernelConfig::may_embed(rest.first(std::min(rest.size(), kPiece + KernelConfig::kMarkerSize)))) {
+    if (rest.size() <= kPiece) return std::nullopt;
+    rest = rest.subspan(kPiece);
+    release_pages();
+  }
+  return KernelConfig::find_embedded(rest);
+}
+
+void KernelImage::find_config() {
+  if (auto embedded = embedded_config()) {
     config_ = std::move(*embedded);
     return;
   }

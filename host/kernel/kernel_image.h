@@ -119,6 +119,8 @@ class KernelImage {
   Expected<> load_vmlinux(std::uint64_t file_size);
   Expected<> identify();
   void find_config();
+  std::optional<KernelConfig> embedded_config();
+  void release_pages();
   void decide_sched_ext();
   // "'/boot/vmlinuz-x'" for messages.
   std::string what() const;

@@ -19,6 +19,7 @@
 #include "common/error.h"
 #include "common/unique_fd.h"
 #include "host/machine/frame_link.h"
+#include "host/machine/kernel_command_line.h"
 
 namespace ktstr {
 
@@ -40,7 +41,9 @@ struct BootSpec {
   // Initial RAM file system; a sealed memfd.
   UniqueFd initramfs;
   std::uint64_t initramfs_size = 0;
-  // Kernel command line without what the machine itself adds (Machine::own_kernel_arguments).
+  // What this project wants on the kernel command line, whatever the machine; the machine adds its own.
+  std::vector<KernelArgument> kernel_arguments;
+  // The user's kernel arguments. They win: join_kernel_arguments().
   std::string command_line;
   std::uint64_t memory_bytes = 0;
   CpuTopology topology;
@@ -102,15 +105,9 @@ class Machine {
 
   // "tcg" or "kvm".
   virtual std::string_view kind() const = 0;
-  // Kernel arguments that this machine needs or profits from, each with the reason; shown by --explain and
-  // undone by a later argument of --append.
-  struct KernelArgument {
-    std::string text;
-    std::string reason;
-  };
-  virtual std::vector<KernelArgument> own_kernel_arguments() const = 0;
-  // The whole kernel command line: the machine's own arguments, then BootSpec::command_line.
-  virtual std::string command_line() const = 0;
+  // The kernel command line: the machine's arguments and those of BootSpec, as far as the user's leave them,
+  // and the user's.
+  virtual const KernelCommandLine& command_line() const = 0;
   // Emulator path, version and full command line as the result records them; empty for kvm.
   struct Emulator {
     std::string path;

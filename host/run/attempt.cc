@@ -16,6 +16,8 @@ constexpr auto kTick = 250ms;
 // How long a guest that was asked to stop, or whose kernel has just died, may take to end by itself.
 constexpr nanoseconds kStopGrace = 10s;
 constexpr nanoseconds kDeathGrace = 3s;
+// Machine time after which the rest of a frame is no longer expected; PID 1 writes a frame in one go.
+constexpr nanoseconds kStuckFrame = 5s;
 
 }  // namespace
 
@@ -69,6 +71,7 @@ void Attempt::on_console(std::span<const std::byte> bytes) {
 
 void Attempt::on_frames(std::span<const std::byte> bytes) {
   progress_ += bytes.size();
+  frame_bytes_ += bytes.size();
   session_.feed(bytes);
   note_milestones();
   // The guest waits for this after Bye: powering off by itself could lose its last frames.
@@ -103,6 +106,15 @@ void Attempt::on_machine_event(const MachineEvent& event) {
 // it.
 void Attempt::look_for_death() {
   if ((console_.panic() || console_.oops()) && !axe_at_) axe_at_ = since_start() + kDeathGrace;
+}
+
+void Attempt::look_for_stuck_frame() {
+  if (seen_frame_bytes_ != frame_bytes_) {
+    seen_frame_bytes_ = frame_bytes_;
+    frames_quiet_since_ = guard_.machine_time();
+  } else if (guard_.machine_time() - frames_quiet_since_ > kStuckFrame) {
+    session_.give_up_incomplete();
+  }
 }
 
 void Attempt::interrupt(const std::string& signal_name) {
@@ -143,6 +155,7 @@ void Attempt::on_tick() {
   sample.scenario_start_ns = session_.scenario_start_ns();
   sample.scenario_end_ns = session_.scenario_end_ns();
   guard_trip_ = guard_.look(sample);
+  look_for_stuck_frame();
   if (guard_trip_ || (axe_at_ && sample.host_time >= *axe_at_)) return end_machine();
   status_.update(session_.activity());
 }

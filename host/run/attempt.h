@@ -72,6 +72,7 @@ class Attempt {
   void arm_tick();
   void send_plan();
   void look_for_death();
+  void look_for_stuck_frame();
   void note_milestones();
   void end_machine();
   std::chrono::nanoseconds since_start() const;
@@ -89,6 +90,10 @@ class Attempt {
   std::chrono::steady_clock::time_point start_;
   Milestones milestones_;
   std::uint64_t progress_ = 0;
+  std::uint64_t frame_bytes_ = 0;
+  // Frame bytes at the last tick, and the machine time when they last grew.
+  std::uint64_t seen_frame_bytes_ = 0;
+  std::chrono::nanoseconds frames_quiet_since_{};
   std::uint64_t own_memory_ = 0;
   bool over_ = false;
   std::optional<MachineEvent> machine_end_;

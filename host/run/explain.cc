@@ -35,7 +35,7 @@ Expected<std::string> explain(const Prepared& prepared) {
   auto machine = make_machine(loop, prepared, false);
   if (!machine) return std::unexpected(std::move(machine.error()));
   ktstr::v1::RunPlan plan = prepared.plan;
-  plan.mutable_kernel()->set_command_line((*machine)->command_line());
+  plan.mutable_kernel()->set_command_line((*machine)->command_line().text);
   std::string text = plan_text(plan);
   text += heading("machine");
   text += fmt::format("  {}: {}\n", (*machine)->kind(), prepared.machine_choice.reason);
@@ -49,8 +49,8 @@ Expected<std::string> explain(const Prepared& prepared) {
   for (const auto& list : {(*machine)->warnings(), prepared.warnings}) {
     for (const std::string& warning : list) text += fmt::format("  warning: {}\n", warning);
   }
-  text += heading("kernel arguments of the machine");
-  for (const auto& argument : (*machine)->own_kernel_arguments()) {
+  text += heading("kernel arguments of our own");
+  for (const auto& argument : (*machine)->command_line().own) {
     text += fmt::format("  {:<40} {}\n", argument.text, argument.reason);
   }
   text += heading(fmt::format("guest files, {}", format_size(prepared.initramfs.size)));

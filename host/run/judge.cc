@@ -127,10 +127,14 @@ void look_at_guest(const Evidence& evidence, Findings& findings) {
     return;
   }
   const ktstr::v1::FrameStats stats = session.stats();
-  if (stats.lost() > 0 || stats.resyncs() > 0) {
-    findings.add(ktstr::v1::INCONCLUSIVE,
-                 make_reason("frames-lost",
-                             fmt::format("{} frames from the guest were lost or damaged", stats.lost())));
+  if (stats.lost() > 0 || stats.resyncs() > 0 || stats.breaks() > 0) {
+    findings.add(
+        ktstr::v1::INCONCLUSIVE,
+        make_reason(
+            "frames-lost",
+            fmt::format(
+                "frames from the guest were lost or damaged: {} missing, {} times out of step, {} breaks",
+                stats.lost(), stats.resyncs(), stats.breaks())));
   }
   if (session.scenario_end_ns() == 0) {
     findings.add(ktstr::v1::INCONCLUSIVE,

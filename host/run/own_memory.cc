@@ -28,4 +28,10 @@ std::uint64_t own_memory_bytes() {
   return (kilobytes_of(*status, "\nRssAnon:") + kilobytes_of(*status, "\nRssFile:")) * 1024;
 }
 
+std::uint64_t peak_own_memory_bytes() {
+  const auto status = read_file("/proc/self/status", kMaxStatus);
+  if (!status) return 0;
+  return kilobytes_of(*status, "\nVmHWM:") * 1024;
+}
+
 }  // namespace ktstr

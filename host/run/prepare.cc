@@ -11,6 +11,7 @@
 #include "common/quote.h"
 #include "common/units.h"
 #include "host/run/guest_files.h"
+#include "host/run/own_memory.h"
 #include "host/run/scenario_file.h"
 #include "host/run/scheduler_finder.h"
 #include "host/run/topology_spec.h"
@@ -172,13 +173,15 @@ Expected<std::uint64_t> resolve_memory(const RunRequest& request, const KernelIm
   return std::max(kLeastMemory, (need + 64 * kMiB - 1) / (64 * kMiB) * (64 * kMiB));
 }
 
-// Our part of the kernel command line; the machine puts its own before it.
-std::string command_line(const RunRequest& request) {
-  // An oops ends the run at once: what a damaged kernel does afterwards proves nothing.
-  std::string line = "oops=panic rdinit=/init";
-  if (!request.kaslr) line += " nokaslr";
-  for (const std::string& arguments : request.append) line += " " + arguments;
-  return line;
+std::vector<KernelArgument> kernel_arguments(const RunRequest& request) {
+  std::vector<KernelArgument> arguments = {
+      {"oops=panic", "an oops ends the run: what a damaged kernel does afterwards proves nothing"},
+      {"rdinit=/init", "our PID 1", true},
+  };
+  if (!request.kaslr) {
+    arguments.push_back({"nokaslr", "addresses are the same in every run; --kaslr for the opposite"});
+  }
+  return arguments;
 }
 
 // Enters the payload directly where that is possible, because decompressing in the guest costs most of the
@@ -254,6 +257,7 @@ Expected<Prepared> prepare(const RunRequest& request) {
     return KernelImage::open(request.kernel);
   }();
   if (!kernel) return std::unexpected(std::move(kernel.error()));
+  const std::uint64_t peak_memory = peak_own_memory_bytes();
   if (auto taken = take_scheduler(request, *kernel, plan); !taken)
     return std::unexpected(std::move(taken.error()));
   if (auto fits = check_requirements(plan, *kernel, topology->cpus(), warnings); !fits) {
@@ -274,14 +278,16 @@ Expected<Prepared> prepare(const RunRequest& request) {
   const GuardLimits limits = guard_limits(plan);
   return Prepared{.plan = std::move(plan),
                   .kernel = std::move(*kernel),
-                  .arguments = command_line(request),
+                  .kernel_arguments = kernel_arguments(request),
+                  .append = fmt::format("{}", fmt::join(request.append, " ")),
                   .initramfs = std::move(*initramfs),
                   .topology = *topology,
                   .machine_choice = *choice,
                   .enter_payload = *enter_payload,
                   .limits = limits,
                   .phases = std::move(phases),
-                  .warnings = std::move(warnings)};
+                  .warnings = std::move(warnings),
+                  .peak_memory = peak_memory};
 }
 
 Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, const Prepared& prepared,
@@ -294,17 +300,18 @@ Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, c
   spec.initramfs.reset(::dup(prepared.initramfs.memfd.get()));
   if (!spec.initramfs) return fail_errno(ErrorCode::kHost, "cannot hand the initramfs to the machine");
   spec.initramfs_size = prepared.initramfs.size;
-  spec.command_line = prepared.arguments;
+  spec.kernel_arguments = prepared.kernel_arguments;
+  spec.command_line = prepared.append;
   spec.memory_bytes = prepared.plan.machine().memory_bytes();
   spec.topology = prepared.topology;
   const std::string hz(prepared.kernel.config().lookup("CONFIG_HZ").text);
   spec.kernel_hz = static_cast<std::uint32_t>(std::strtoul(hz.c_str(), nullptr, 10));
   auto machine =
       create_machine(prepared.machine_choice.kind, loop, std::move(spec), {.single_thread = single_thread});
-  if (machine && (*machine)->command_line().size() >= kMaxCommandLine) {
+  if (machine && (*machine)->command_line().text.size() >= kMaxCommandLine) {
     return fail(ErrorCode::kUsage,
                 fmt::format("the kernel command line has {} bytes, the kernel takes {}; shorten --append",
-                            (*machine)->command_line().size(), kMaxCommandLine - 1));
+                            (*machine)->command_line().text.size(), kMaxCommandLine - 1));
   }
   return machine;
 }

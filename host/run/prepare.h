@@ -22,7 +22,8 @@ namespace ktstr {
 struct Prepared {
   ktstr::v1::RunPlan plan;  // run_id is filled in later
   KernelImage kernel;
-  std::string arguments;  // our part of the kernel command line
+  std::vector<KernelArgument> kernel_arguments;  // ours, whatever the machine
+  std::string append;                            // the user's kernel arguments
   Initramfs initramfs;
   CpuTopology topology;
   MachineChoice machine_choice;
@@ -31,6 +32,8 @@ struct Prepared {
   GuardLimits limits;
   std::vector<ktstr::v1::PhaseTime> phases;  // "image", "initramfs"
   std::vector<std::string> warnings;
+  // Largest resident memory of this process until the kernel was known, bytes.
+  std::uint64_t peak_memory = 0;
 };
 
 Expected<Prepared> prepare(const RunRequest& request);

@@ -151,7 +151,7 @@ Expected<Judgement> run_attempt(const RunContext& run, Machine& machine, ktstr::
   if (!ran) return std::unexpected(std::move(ran.error()));
   *result.mutable_guest() = attempt.session().guest();
   *result.mutable_host()->mutable_frames() = attempt.session().stats();
-  result.mutable_host()->set_own_memory_bytes(attempt.own_memory());
+  result.mutable_host()->set_own_memory_bytes(std::max(run.prepared.peak_memory, attempt.own_memory()));
   add_run_phases(*result.mutable_host(), attempt);
   return judge(attempt.evidence());
 }
@@ -242,7 +242,7 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status) {
   if (!folder) return std::unexpected(std::move(folder.error()));
   ktstr::v1::RunPlan plan = prepared->plan;
   plan.set_run_id(folder->id());
-  plan.mutable_kernel()->set_command_line((*machine)->command_line());
+  plan.mutable_kernel()->set_command_line((*machine)->command_line().text);
 
   RunOutput output;
   ktstr::v1::RunResult& result = output.result;

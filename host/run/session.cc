@@ -50,6 +50,12 @@ void Session::feed(std::span<const std::byte> bytes) {
   }
 }
 
+void Session::give_up_incomplete() {
+  if (decoder_.pending() == 0) return;
+  decoder_.give_up();
+  feed({});
+}
+
 void Session::finish() {
   decoder_.finish();
   feed({});
@@ -64,6 +70,7 @@ ktstr::v1::FrameStats Session::stats() const {
   stats.set_lost(std::max(seen.lost, missing_at_bye_) + unparsable_);
   stats.set_resyncs(seen.resyncs);
   stats.set_skipped_bytes(seen.skipped_bytes);
+  stats.set_breaks(seen.breaks);
   return stats;
 }
 

@@ -47,6 +47,9 @@ class Session {
   // Who gets PID 1's remarks, one line each; for --verbose.
   void set_note_receiver(std::function<void(const std::string&)> receiver) { on_note_ = std::move(receiver); }
   void feed(std::span<const std::byte> bytes);
+  // The stream has been quiet for so long that the rest of a frame will not come: its length was damaged, and
+  // good frames may lie behind it.
+  void give_up_incomplete();
   // No more bytes will come.
   void finish();
 

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "host/machine/machine.h"
+#include "host/machine/kernel_command_line.h"
 
 namespace ktstr {
 
@@ -20,6 +20,6 @@ struct HostTsc {
 HostTsc measure_host_tsc();
 
 // `kernel_hz` is CONFIG_HZ, 0 when not known.
-std::vector<Machine::KernelArgument> tcg_kernel_arguments(const HostTsc& tsc, std::uint32_t kernel_hz);
+std::vector<KernelArgument> tcg_kernel_arguments(const HostTsc& tsc, std::uint32_t kernel_hz);
 
 }  // namespace ktstr

@@ -65,6 +65,13 @@ MachineEvent ending(const QmpEvent& shutdown) {
   return {MachineEvent::Kind::kDied, fmt::format("QEMU ended for the reason {}", quote(reason))};
 }
 
+// The console has to come first: messages before it are lost.
+std::vector<KernelArgument> all_kernel_arguments(const BootSpec& spec) {
+  auto arguments = tcg_kernel_arguments(measure_host_tsc(), spec.kernel_hz);
+  arguments.insert(arguments.end(), spec.kernel_arguments.begin(), spec.kernel_arguments.end());
+  return arguments;
+}
+
 }  // namespace
 
 // Our ends of QEMU's ports.
@@ -84,7 +91,7 @@ TcgMachine::TcgMachine(boost::asio::io_context& loop, BootSpec spec, Qemu qemu, 
     : loop_(loop),
       spec_(std::move(spec)),
       qemu_(std::move(qemu)),
-      kernel_arguments_(tcg_kernel_arguments(measure_host_tsc(), spec_.kernel_hz)),
+      command_line_(join_kernel_arguments(all_kernel_arguments(spec_), spec_.command_line)),
       qmp_watch_(loop),
       exit_watch_(loop),
       self_(std::make_shared<TcgMachine*>(this)) {
@@ -96,19 +103,11 @@ TcgMachine::TcgMachine(boost::asio::io_context& loop, BootSpec spec, Qemu qemu, 
   argv_ = qemu_command(spec_, {.binary = qemu_.path,
                                .firmware_folders = qemu_.firmware_folders,
                                .single_thread = single_thread || !qemu_.multi_thread_safe(),
-                               .command_line = command_line()});
+                               .command_line = command_line_.text});
 }
 
 TcgMachine::~TcgMachine() {
   stop();
-}
-
-std::string TcgMachine::command_line() const {
-  std::string line;
-  for (const auto& argument : kernel_arguments_) line += argument.text + " ";
-  line += spec_.command_line;
-  while (line.ends_with(' ')) line.pop_back();
-  return line;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

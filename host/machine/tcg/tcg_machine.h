@@ -41,8 +41,7 @@ class TcgMachine : public Machine {
   TcgMachine& operator=(const TcgMachine&) = delete;
 
   std::string_view kind() const override { return "tcg"; }
-  std::vector<KernelArgument> own_kernel_arguments() const override { return kernel_arguments_; }
-  std::string command_line() const override;
+  const KernelCommandLine& command_line() const override { return command_line_; }
   Emulator emulator() const override { return {qemu_.path, qemu_.version, argv_}; }
   std::vector<std::string> warnings() const override { return warnings_; }
 
@@ -96,7 +95,7 @@ class TcgMachine : public Machine {
   boost::asio::io_context& loop_;
   BootSpec spec_;
   Qemu qemu_;
-  std::vector<KernelArgument> kernel_arguments_;
+  KernelCommandLine command_line_;
   std::vector<std::string> argv_;
   std::vector<std::string> warnings_;
   ConsoleReceiver console_receiver_;

@@ -7,7 +7,7 @@
 namespace ktstr {
 namespace {
 
-bool has(const std::vector<Machine::KernelArgument>& arguments, const std::string& text) {
+bool has(const std::vector<KernelArgument>& arguments, const std::string& text) {
   return std::any_of(arguments.begin(), arguments.end(), [&](const auto& each) { return each.text == text; });
 }
 

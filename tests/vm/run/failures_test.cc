@@ -61,6 +61,15 @@ TEST_F(Failures, ACrashOfPid1IsReportedWithABacktrace) {
   EXPECT_NE(run.reason_text().find("SIGSEGV"), std::string::npos) << run.reason_text();
 }
 
+TEST_F(Failures, WhatIsSentRightBeforeTheEndArrives) {
+  const VmRun run = inject("late-output", {"--duration", "200ms"});
+  EXPECT_EQ(run.exit_code, 0) << run.describe();
+  std::ifstream log(run.folder / "scheduler.log");
+  const std::string text{std::istreambuf_iterator<char>(log), {}};
+  EXPECT_EQ(text.size(), 63U * 16384 + 14);
+  EXPECT_TRUE(text.ends_with("\nthe last line\n"));
+}
+
 TEST_F(Failures, AKernelThatNeverReachesInitIsExit10) {
   const VmRun run = run_on("7.2", {"--append", "rdinit=/nonexistent"});
   EXPECT_EQ(run.exit_code, 10) << run.describe();

@@ -1,5 +1,6 @@
 // The main job on real kernels with real schedulers.
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -7,6 +8,8 @@
 
 namespace ktstr::vmtest {
 namespace {
+
+namespace fs = std::filesystem;
 
 void expect_pass(const VmRun& run, const std::string& ops) {
   ASSERT_EQ(run.exit_code, 0) << run.describe();
@@ -96,6 +99,44 @@ TEST_F(Steady, TheGuestHasTheTopologyThatWasAskedFor) {
   const VmRun run = run_on("7.2", {"--topology", "numa=1,llcs=2,cores=2,threads=1", "--duration", "1s"});
   expect_pass(run, "");
   EXPECT_EQ(run.result["guest"]["facts"]["cpus_online"], 4);
+}
+
+TEST_F(Steady, AKernelWithoutSchedExtIsTestedWithItsOwnScheduler) {
+  KTSTR_NEEDS(kernel_612, kernel("6.12"));
+  KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
+  expect_pass(run_on("6.12", {"--duration", "1s"}), "");
+  const VmRun run = run_on("6.12", {"--scheduler", scheduler});
+  EXPECT_EQ(run.exit_code, 11) << run.describe();
+  EXPECT_NE(run.err.find("CONFIG_SCHED_CLASS_EXT"), std::string::npos) << run.describe();
+  EXPECT_EQ(run_on("6.12", {"--scheduler", scheduler, "--bisect"}).exit_code, 125);
+}
+
+// What somebody who bisects has: a build tree, and the vmlinux in it. Made of a packaged kernel.
+TEST_F(Steady, PassesFromABuildTreeAndFromItsVmlinux) {
+  KTSTR_NEEDS(packaged, kernel("7.2"));
+  KTSTR_NEEDS(extract, environment("KTSTR_EXTRACT_VMLINUX"));
+  KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
+  const auto tree = folder() / "linux";
+  fs::create_directories(tree / "arch/x86/boot");
+  fs::create_directories(tree / "include/config");
+  for (const auto& entry : fs::recursive_directory_iterator(packaged)) {
+    const std::string name = entry.path().filename().string();
+    if (!entry.is_regular_file()) continue;
+    if (name.starts_with("vmlinuz")) fs::copy(entry.path(), tree / "arch/x86/boot/bzImage");
+    if (name == "config" || name.starts_with("config-")) fs::copy(entry.path(), tree / ".config");
+  }
+  std::ofstream(tree / "include/config/kernel.release") << fs::path(packaged).filename().string() << "\n";
+  const std::string command =
+      extract + " " + (tree / "arch/x86/boot/bzImage").string() + " " + (tree / "vmlinux").string();
+  ASSERT_EQ(std::system(command.c_str()), 0) << command;
+  const std::vector<std::string> rest{"--scheduler", scheduler, "--duration", "500ms"};
+  for (const std::string& path : {tree.string(), (tree / "vmlinux").string()}) {
+    std::vector<std::string> arguments{"--kernel", path};
+    arguments.insert(arguments.end(), rest.begin(), rest.end());
+    const VmRun run = this->run(arguments);
+    expect_pass(run, "simple");
+    EXPECT_EQ(run.result["plan"]["kernel"]["config_source"], (tree / ".config").string());
+  }
 }
 
 // 100 attaches and detaches, 50 on each kernel, without a panic.

@@ -17,11 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
 std::string slurp(const fs::path& path) {
   std::ifstream file(path);
   std::ostringstream text;
@@ -82,8 +77,15 @@ void VmTest::TearDown() {
   if (!HasFailure()) fs::remove_all(folder_);
 }
 
+std::string VmTest::environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
 std::string VmTest::kernel(const std::string& series) {
-  return environment(series == "7.2" ? "KTSTR_TEST_KERNEL_72" : "KTSTR_TEST_KERNEL_618");
+  std::string variable = "KTSTR_TEST_KERNEL_" + series;
+  std::erase(variable, '.');
+  return environment(variable.c_str());
 }
 
 std::string VmTest::example_scheduler(const std::string& name) {

@@ -38,7 +38,9 @@ class VmTest : public ::testing::Test {
   void SetUp() override;
   void TearDown() override;
 
-  // Folder of a packaged kernel: series "7.2" or "6.18".
+  // An environment variable, "" when it is not set.
+  static std::string environment(const char* name);
+  // Folder of a packaged kernel: series "7.2", "6.18", or "6.12", which Debian builds without sched_ext.
   static std::string kernel(const std::string& series);
   // A scheduler built from the kernel's own source, e.g. "scx_simple"; a real one of shared/schedulers.
   static std::string example_scheduler(const std::string& name);
