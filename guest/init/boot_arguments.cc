@@ -1,6 +1,8 @@
 #include "guest/init/boot_arguments.h"
 
 #include <array>
+#include <charconv>
+#include <optional>
 #include <utility>
 
 #include "common/quote.h"
@@ -37,12 +39,28 @@ std::vector<std::string> split_arguments(std::string_view text) {
   return words;
 }
 
+// "debugcon:0xe9" -> 0xe9.
+std::optional<std::uint16_t> debug_port_number(std::string_view value) {
+  constexpr std::string_view kDebugPort = "debugcon:0x";
+  std::uint16_t port = 0;
+  if (!value.starts_with(kDebugPort)) return std::nullopt;
+  const char* const end = value.data() + value.size();
+  const auto [rest, error] = std::from_chars(value.data() + kDebugPort.size(), end, port, 16);
+  if (error != std::errc() || rest != end || port == 0) return std::nullopt;
+  return port;
+}
+
 void apply(std::string_view key, std::string_view value, BootArguments& arguments) {
   if (key == "frames") {
     if (value.starts_with(kVirtio) && value.size() > kVirtio.size()) {
       arguments.frame_port = value.substr(kVirtio.size());
+      arguments.debug_port = 0;
+    } else if (const auto port = debug_port_number(value)) {
+      arguments.debug_port = *port;
+      arguments.frame_port.clear();
     } else {
-      arguments.problems.push_back("ktstr.frames=" + quote(value) + " is not virtio:<port name>");
+      arguments.problems.push_back("ktstr.frames=" + quote(value) +
+                                   " is neither virtio:<port name> nor debugcon:<I/O port>");
     }
     return;
   }

@@ -1,6 +1,7 @@
 // What the host tells PID 1 on the kernel command line. Everything else travels in the plan.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,6 +24,8 @@ enum class Injection {
 struct BootArguments {
   // ktstr.frames=virtio:<name>: name of the virtio-console port for frames. Empty: not given.
   std::string frame_port;
+  // ktstr.frames=debugcon:<number>: the debug port for frames; the plan is in the initramfs. 0: not given.
+  std::uint16_t debug_port = 0;
   Injection injection = Injection::kNone;
   // ktstr.* arguments nobody understands, each with the reason, for the log.
   std::vector<std::string> problems;

@@ -19,6 +19,7 @@
 
 #include "common/frame_codec.h"
 #include "guest/init/crash_text.h"
+#include "guest/init/debug_port.h"
 #include "guest/init/own_symbols.h"
 
 namespace ktstr::guest {
@@ -30,6 +31,7 @@ constexpr int kPortLimitMs = 2000;
 // What the handlers need. A signal handler has no other way to reach anything, hence globals.
 std::atomic<pid_t> g_owner{0};
 std::atomic<int> g_port{-1};
+std::atomic<std::uint16_t> g_debug_port{0};
 std::atomic<std::uint32_t> g_sequence{0};
 std::atomic<int> g_depth{0};
 
@@ -88,12 +90,17 @@ void make_backtrace() {
 
 void send_frame() {
   const int port = g_port.load();
-  if (port < 0) return;
+  const std::uint16_t debug_port = g_debug_port.load();
+  if (port < 0 && debug_port == 0) return;
   timespec now{};
   ::clock_gettime(CLOCK_MONOTONIC, &now);
   const std::size_t size = encode_crash_frame(
       g_frame, static_cast<std::uint64_t>(now.tv_sec) * 1000000000U + static_cast<std::uint64_t>(now.tv_nsec),
       g_sequence.load(), g_reason.view(), g_backtrace.view());
+  if (debug_port != 0) {
+    static_cast<void>(write_debug_port(debug_port, std::span(g_frame.data(), size)));
+    return;
+  }
   pollfd entry{.fd = port, .events = POLLOUT, .revents = 0};
   if (::poll(&entry, 1, kPortLimitMs) != 1 || (entry.revents & POLLOUT) == 0) return;
   // Blocking: the write returns when the host has the bytes, so switching off cannot lose them.
@@ -266,6 +273,9 @@ void install_crash_reporter() {
 
 void set_crash_frame_port(int fd) {
   g_port.store(fd);
+}
+void set_crash_debug_port(std::uint16_t port) {
+  g_debug_port.store(port);
 }
 void set_crash_sequence(std::uint32_t sequence) {
   g_sequence.store(sequence);

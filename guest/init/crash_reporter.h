@@ -23,6 +23,8 @@ namespace ktstr::guest {
 void install_crash_reporter();
 // Tells where frames go; the descriptor must stay open.
 void set_crash_frame_port(int fd);
+// The same for frames that leave by the debug port.
+void set_crash_debug_port(std::uint16_t port);
 // Tells the sequence number that the next frame on that port would have.
 void set_crash_sequence(std::uint32_t sequence);
 

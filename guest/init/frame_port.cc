@@ -1,50 +1,21 @@
 #include "guest/init/frame_port.h"
 
-#include <fcntl.h>
-#include <poll.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <thread>
 
 #include "guest/init/crash_reporter.h"
 
 namespace ktstr::guest {
 namespace {
 
-// port_fops_write takes no more at once.
+// Small frames share a write up to this size: what a virtio port takes at once.
 constexpr std::size_t kMaxWrite = 32768;
-// How often a port whose host end is closed is looked at again: poll(2) would return at once for ever.
-constexpr auto kHangupPause = std::chrono::milliseconds(10);
-
-void set_nonblocking(int fd, bool on) {
-  const int flags = ::fcntl(fd, F_GETFL);
-  if (flags >= 0) ::fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK);
-}
-
-// Waits until `fd` is writable; false when `deadline` has come.
-bool wait_writable(int fd, MonotonicTime deadline) {
-  while (true) {
-    const MonotonicTime left = deadline - monotonic_now();
-    if (left <= MonotonicTime::zero()) return false;
-    pollfd entry{.fd = fd, .events = POLLOUT, .revents = 0};
-    const auto milliseconds = std::chrono::ceil<std::chrono::milliseconds>(left).count();
-    ::poll(&entry, 1, static_cast<int>(std::min<std::int64_t>(milliseconds, 1000)));
-    if ((entry.revents & (POLLHUP | POLLERR)) != 0) {
-      std::this_thread::sleep_for(kHangupPause);
-    } else if ((entry.revents & POLLOUT) != 0) {
-      return true;
-    }
-  }
-}
 
 }  // namespace
 
-FramePort::FramePort(UniqueFd fd, Bounds bounds) : fd_(std::move(fd)), bounds_(bounds) {
-  set_nonblocking(fd_.get(), true);
-}
+FramePort::FramePort(std::unique_ptr<FrameTransport> transport, Bounds bounds)
+    : transport_(std::move(transport)), bounds_(bounds) {}
 
 void FramePort::send(ktstr::v1::Frame frame) {
   const Kind kind = frame.has_output()      ? Kind::kOutput
@@ -121,8 +92,7 @@ bool FramePort::fill() {
 void FramePort::flush() {
   while (true) {
     if (written_ == current_.size() && !fill()) return;
-    const ssize_t written =
-        ::write(fd_.get(), current_.data() + written_, std::min(current_.size() - written_, kMaxWrite));
+    const ssize_t written = transport_->write(std::span(current_).subspan(written_));
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) return;  // full, or nobody listens: the loop tries again
     written_ += static_cast<std::size_t>(written);
@@ -133,7 +103,7 @@ bool FramePort::drain(std::chrono::nanoseconds limit) {
   const MonotonicTime deadline = monotonic_now() + limit;
   flush();
   while (wants_write()) {
-    if (!wait_writable(fd_.get(), deadline)) return false;
+    if (!transport_->wait_writable(deadline)) return false;
     flush();
   }
   return true;
@@ -143,16 +113,16 @@ void FramePort::send_last(ktstr::v1::Frame frame, std::chrono::nanoseconds limit
   if (!drain(limit)) return;
   // A blocking write waits until the host has taken the buffer; only with room in the ring, or it would wait
   // without end for a dead one. It does not make a power-off safe: lifecycle.cc waits for the host after it.
-  if (!wait_writable(fd_.get(), monotonic_now() + limit)) return;
-  set_nonblocking(fd_.get(), false);
+  if (!transport_->wait_writable(monotonic_now() + limit)) return;
+  transport_->set_blocking(true);
   enqueue(frame, Kind::kResult);
   flush();
-  set_nonblocking(fd_.get(), true);
+  transport_->set_blocking(false);
 }
 
 FramePort::ReadResult FramePort::read() {
   std::array<std::byte, 65536> buffer;
-  const ssize_t count = ::read(fd_.get(), buffer.data(), buffer.size());
+  const ssize_t count = transport_->read(buffer);
   if (count > 0) {
     decoder_.feed(std::span(buffer).first(static_cast<std::size_t>(count)));
     return ReadResult::kData;

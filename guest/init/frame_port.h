@@ -6,20 +6,20 @@
 // and the next output frame says how long it is), then heartbeats. Results are kept up to `hard_bytes`, where
 // something is badly wrong with the host.
 //
-// virtio_console: one write(2) takes at most 32 KiB (port_fops_write); O_NONBLOCK gives EAGAIN while the ring
-// is full; a write without O_NONBLOCK returns when the host has consumed the buffer, which is how the last
-// frame is known to be out before the machine goes off.
+// What carries the bytes is a FrameTransport.
 #pragma once
 
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "common/frame_codec.h"
 #include "common/unique_fd.h"
+#include "guest/init/frame_transport.h"
 #include "guest/scenario/supervisor.h"
 #include "proto/frames.pb.h"
 
@@ -37,9 +37,11 @@ class FramePort {
     kHangup,   // the host's end is closed (it may open again)
   };
 
-  // `fd` is an open port (or a socket); it is made non-blocking.
+  explicit FramePort(std::unique_ptr<FrameTransport> transport) : FramePort(std::move(transport), Bounds()) {}
+  FramePort(std::unique_ptr<FrameTransport> transport, Bounds bounds);
+  // `fd` is an open port (or a socket).
   explicit FramePort(UniqueFd fd) : FramePort(std::move(fd), Bounds()) {}
-  FramePort(UniqueFd fd, Bounds bounds);
+  FramePort(UniqueFd fd, Bounds bounds) : FramePort(std::make_unique<PortTransport>(std::move(fd)), bounds) {}
 
   // Queues the frame with guest_ns = now, and writes what can be written. A frame that is too large for the
   // wire (kMaxFramePayload) is replaced by a warning.
@@ -62,7 +64,9 @@ class FramePort {
   std::optional<std::string> next_payload() { return decoder_.next(); }
   const FrameDecoder::Stats& received() const { return decoder_.stats(); }
 
-  int fd() const { return fd_.get(); }
+  // As of FrameTransport.
+  int fd() const { return transport_->fd(); }
+  bool one_way() const { return transport_->one_way(); }
   // Frames put on the wire so far.
   std::uint64_t frames_sent() const { return encoder_.count(); }
   // Frames other than output and heartbeats that were lost because even `hard_bytes` were queued, or that
@@ -84,7 +88,7 @@ class FramePort {
   void enqueue(ktstr::v1::Frame& frame, Kind kind);
   bool fill();
 
-  UniqueFd fd_;
+  std::unique_ptr<FrameTransport> transport_;
   Bounds bounds_;
   FrameEncoder encoder_;
   FrameDecoder decoder_;

@@ -40,13 +40,14 @@ Expected<> InitSupervisor::start() {
 }
 
 Expected<> InitSupervisor::watch_port() {
+  if (port_.one_way()) return {};
   port_wants_write_ = port_.wants_write();
   return loop_.watch(port_.fd(), port_wants_write_ ? EPOLLIN | EPOLLOUT : EPOLLIN,
                      [this](std::uint32_t events) { on_port(events); });
 }
 
 void InitSupervisor::update_port_watch() {
-  if (port_.wants_write() == port_wants_write_) return;
+  if (port_.one_way() || port_.wants_write() == port_wants_write_) return;
   port_wants_write_ = port_.wants_write();
   loop_.change(port_.fd(), port_wants_write_ ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }

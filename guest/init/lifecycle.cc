@@ -42,6 +42,7 @@
 #include "guest/init/scheduler_session.h"
 #include "guest/init/virtio_port.h"
 #include "guest/scenario/executor.h"
+#include "guest/workload/jitter.h"
 
 namespace ktstr::guest {
 namespace {
@@ -53,6 +54,8 @@ using ktstr::v1::Verdict;
 constexpr std::uint32_t kProtocol = 1;
 constexpr const char* kCgroupRoot = "/sys/fs/cgroup";
 constexpr std::size_t kMaxCommandLine = 65536;
+// host/run/guest_files.h puts it there.
+constexpr const char* kPackedPlan = "/etc/ktstr/plan";
 constexpr auto kPortLimit = 10s;
 constexpr auto kInjectionDelay = 500ms;
 constexpr auto kGoodbyeLimit = 30s;
@@ -91,6 +94,16 @@ void add_reason(GuestResult& result, std::string kind, std::string text) {
   reason.set_text(std::move(text));
 }
 
+// The way to the host that the kernel command line names. Dies when there is none.
+std::unique_ptr<FrameTransport> open_transport(const BootArguments& arguments) {
+  if (arguments.debug_port != 0) return std::make_unique<DebugPortTransport>(arguments.debug_port);
+  if (arguments.frame_port.empty())
+    die("the kernel command line has no ktstr.frames=virtio:<port name> or debugcon:<I/O port>");
+  Expected<UniqueFd> port = open_virtio_port(arguments.frame_port, kPortLimit);
+  if (!port) die(port.error().to_string());
+  return std::make_unique<PortTransport>(std::move(*port));
+}
+
 // Everything up to Hello. Dies when there is no way to reach the host.
 struct Booted {
   BootArguments arguments;
@@ -118,15 +131,13 @@ Booted boot(MonotonicTime start) {
   if (!command_line) die(command_line.error().to_string());
   booted.arguments = parse_boot_arguments(*command_line);
   for (std::string& problem : booted.arguments.problems) warnings.push_back(std::move(problem));
-  if (booted.arguments.frame_port.empty())
-    die("the kernel command line has no ktstr.frames=virtio:<port name>");
 
   booted.facts = collect_guest_facts();
   clock.done("facts");
-  Expected<UniqueFd> port = open_virtio_port(booted.arguments.frame_port, kPortLimit);
-  if (!port) die(port.error().to_string());
-  set_crash_frame_port(port->get());
-  Expected<std::unique_ptr<InitSupervisor>> supervisor = InitSupervisor::create(FramePort(std::move(*port)));
+  std::unique_ptr<FrameTransport> transport = open_transport(booted.arguments);
+  transport->announce_to_crash_reporter();
+  Expected<std::unique_ptr<InitSupervisor>> supervisor =
+      InitSupervisor::create(FramePort(std::move(transport)));
   if (!supervisor) die(supervisor.error().to_string());
   booted.supervisor = std::move(*supervisor);
   clock.done("port");
@@ -150,9 +161,18 @@ Booted boot(MonotonicTime start) {
   return booted;
 }
 
-// Waits for the plan and answers it; nothing when there is none to run.
-std::optional<ktstr::v1::RunPlan> receive_plan(InitSupervisor& supervisor, const ktstr::v1::GuestFacts& facts,
-                                               GuestResult& result) {
+// The plan of a guest that nothing enters after its start: a file of the initramfs.
+std::optional<ktstr::v1::RunPlan> read_packed_plan(GuestResult& result) {
+  ktstr::v1::RunPlan plan;
+  const Expected<std::string> bytes = read_file(kPackedPlan, kMaxFramePayload);
+  if (bytes && plan.ParseFromString(*bytes)) return plan;
+  result.set_verdict(ktstr::v1::HOST_TROUBLE);
+  add_reason(result, "no-plan", bytes ? std::string(kPackedPlan) + " is no plan" : bytes.error().to_string());
+  return std::nullopt;
+}
+
+// Waits for the host to send the plan; nothing when it wants the run to end instead.
+std::optional<ktstr::v1::RunPlan> wait_for_plan(InitSupervisor& supervisor, GuestResult& result) {
   supervisor.set_phase("waiting for the plan");
   std::optional<ktstr::v1::RunPlan> plan;
   while (!(plan = supervisor.take_plan())) {
@@ -164,6 +184,15 @@ std::optional<ktstr::v1::RunPlan> receive_plan(InitSupervisor& supervisor, const
     // A passed deadline: this returns after each event; a plan is no reason to wake of its own.
     supervisor.loop().run_once(monotonic_now() + 1h);
   }
+  return plan;
+}
+
+// Gets the plan and answers it; nothing when there is none to run.
+std::optional<ktstr::v1::RunPlan> receive_plan(InitSupervisor& supervisor, const ktstr::v1::GuestFacts& facts,
+                                               GuestResult& result) {
+  std::optional<ktstr::v1::RunPlan> plan =
+      supervisor.port().one_way() ? read_packed_plan(result) : wait_for_plan(supervisor, result);
+  if (!plan) return std::nullopt;
   ktstr::v1::Frame answer;
   const std::string refused = refuse_plan(*plan, facts.cpus_online());
   answer.mutable_plan_accepted()->set_refused(refused);
@@ -227,6 +256,7 @@ void run_plan(InitSupervisor& supervisor, const ktstr::v1::RunPlan& plan, Inject
       });
     });
   });
+  if (plan.has_deterministic()) jitter_cpus(plan.deterministic().jitter_seed());
   merge(run_scenario(plan, kCgroupRoot, supervisor), result);
   if (!session) return;
   const bool in_good_order = session->finish();
@@ -259,8 +289,12 @@ void run_as_init() {
   supervisor.send(std::move(frame));
   supervisor.say_goodbye(kGoodbyeLimit);
   ::sync();
-  // The host ends the machine when it has Bye. Switching off at once would lose frames: the kernel's device
-  // shutdown discards what the host has not yet taken from the virtio ring, blocking write or not.
+  // What left by the debug port has arrived, and when a deterministic guest ends is for the guest alone to
+  // say.
+  if (supervisor.port().one_way()) power_off();
+  // Otherwise the host ends the machine when it has Bye. Switching off at once would lose frames: the
+  // kernel's device shutdown discards what the host has not yet taken from the virtio ring, blocking write or
+  // not.
   supervisor.wait_until(monotonic_now() + kHostEndsUs, -1, true);
   power_off();
 }

@@ -26,7 +26,7 @@ ScenarioOutcome run_scenario(const ktstr::v1::RunPlan& plan, const std::string& 
   ScenarioOutcome outcome;
   try {
     CgroupManager cgroups(cgroup_root);
-    ScenarioRun run(plan.scenario(), cpus, cgroups, supervisor);
+    ScenarioRun run(plan.scenario(), cpus, cgroups, supervisor, plan.deterministic().jitter_seed());
     outcome = run.run();
   } catch (const std::exception& exception) {
     outcome.verdict = ktstr::v1::HOST_TROUBLE;

@@ -18,6 +18,7 @@ Expected<std::unique_ptr<Population>> Population::make(const Surroundings& surro
   for (const ktstr::v1::CgroupDef& def : defs) options.cgroups.push_back(&def);
   options.cpus = surroundings.cpus;
   options.seed = surroundings.seed;
+  options.jitter_seed = surroundings.jitter_seed;
   options.gate = std::move(gate);
   options.patience = surroundings.patience;
   auto workers = WorkerGroup::spawn(std::move(options), surroundings.ops, surroundings.supervisor);

@@ -26,6 +26,7 @@ class [[nodiscard]] Population {
     Supervisor& supervisor;
     std::uint32_t cpus = 1;  // of the machine
     std::uint64_t seed = 0;
+    std::uint64_t jitter_seed = 0;  // 0: none
     WorkerGroup::Patience patience;
   };
 

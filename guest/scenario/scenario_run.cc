@@ -28,11 +28,11 @@ constexpr const char* kKilledBroken = "killed because the step was given up";
 }  // namespace
 
 ScenarioRun::ScenarioRun(const ktstr::v1::Scenario& scenario, std::uint32_t cpus, CgroupOps& ops,
-                         Supervisor& supervisor, WorkerGroup::Patience patience)
+                         Supervisor& supervisor, std::uint64_t jitter_seed, WorkerGroup::Patience patience)
     : scenario_(scenario),
       ops_(ops),
       supervisor_(supervisor),
-      surroundings_{ops, supervisor, cpus, scenario.seed(), patience},
+      surroundings_{ops, supervisor, cpus, scenario.seed(), jitter_seed, patience},
       duration_(scenario_duration(scenario)) {}
 
 ScenarioRun::~ScenarioRun() {
@@ -230,7 +230,7 @@ void ScenarioRun::note(Population& population, Course course, const std::string&
   for (std::string& warning : judgement.warnings) outcome_.warn(std::move(warning));
 }
 
-void ScenarioRun::finish_step(int index, Course course, ktstr::v1::StepResult result) {
+void ScenarioRun::finish_step(int index, Course course, const ktstr::v1::StepResult& result) {
   // SIGKILL first, and everywhere at once: after the fall-back to the kernel's own scheduler, backdrop
   // workers that spin would make the collection slow.
   if (course == Course::kSchedulerGone) {

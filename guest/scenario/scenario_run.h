@@ -28,7 +28,7 @@ class ScenarioRun {
  public:
   // Everything must outlive the run. `cpus`: CPUs 0 .. cpus-1 are online.
   ScenarioRun(const ktstr::v1::Scenario& scenario, std::uint32_t cpus, CgroupOps& ops, Supervisor& supervisor,
-              WorkerGroup::Patience patience = {});
+              std::uint64_t jitter_seed = 0, WorkerGroup::Patience patience = {});
   ScenarioRun(const ScenarioRun&) = delete;
   ScenarioRun& operator=(const ScenarioRun&) = delete;
   ~ScenarioRun();
@@ -51,7 +51,7 @@ class ScenarioRun {
   Course run_step(int index);
   Course make_ready(Population& population, const std::string& step);
   Course hold(int index, std::chrono::nanoseconds length, ktstr::v1::StepResult& result);
-  void finish_step(int index, Course course, ktstr::v1::StepResult result);
+  void finish_step(int index, Course course, const ktstr::v1::StepResult& result);
   void finish_backdrop(Course course);
   Course ended(Supervisor::Wake wake, const std::string& during);
   std::chrono::nanoseconds remaining() const;

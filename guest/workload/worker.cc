@@ -31,6 +31,7 @@
 #include "common/scenario_check.h"
 #include "common/unique_fd.h"
 #include "guest/workload/futex.h"
+#include "guest/workload/jitter.h"
 #include "guest/workload/report_codec.h"
 #include "guest/workload/work_context.h"
 #include "guest/workload/work_type.h"
@@ -164,6 +165,7 @@ int work(const WorkerTask& task) {
   slot.phase.store(static_cast<std::uint32_t>(WorkerPhase::kReady), std::memory_order_release);
   arrive(*task.area);
   task.gate->wait();
+  jitter_worker(task.jitter_seed, task.worker);
 
   WorkContext context(slot, task.area->header().stopped_at_ns, task.gate->opened_at(),
                       Xorshift(task.seed, task.worker));

@@ -20,7 +20,8 @@ struct WorkerTask {
   const SharedArea* area = nullptr;
   const Gate* gate = nullptr;
   std::uint64_t seed = 0;
-  int bell = -1;  // eventfd of the parent
+  std::uint64_t jitter_seed = 0;  // for jitter_worker()
+  int bell = -1;                  // eventfd of the parent
   pid_t parent = 0;
   bool wait_for_admission = false;  // the parent still has to move us into our cgroup
 };

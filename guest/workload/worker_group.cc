@@ -115,6 +115,7 @@ Expected<> WorkerGroup::spawn_worker(std::size_t cgroup, std::uint32_t work_inde
   task.area = &area_;
   task.gate = options_.gate.get();
   task.seed = options_.seed;
+  task.jitter_seed = options_.jitter_seed;
   task.bell = bell_.get();
   task.parent = ::getpid();
 

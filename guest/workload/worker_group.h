@@ -41,6 +41,7 @@ class [[nodiscard]] WorkerGroup {
     std::vector<const ktstr::v1::CgroupDef*> cgroups;  // already made; they must outlive the group
     std::uint32_t cpus = 1;                            // of the machine
     std::uint64_t seed = 0;
+    std::uint64_t jitter_seed = 0;  // 0: none
     std::shared_ptr<Gate> gate;
     Patience patience;
   };

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "common/units.h"
+#include "host/cli/replay_command.h"
 #include "host/cli/run_command.h"
 #include "host/cli/run_options.h"
 #include "host/cli/scenarios_command.h"
@@ -55,6 +56,11 @@ int run_program(int argc, char** argv) {
   std::string scenario_name;
   auto* scenarios = app.add_subcommand("scenarios", "List the scenario catalog, or print one scenario");
   scenarios->add_option("NAME", scenario_name, "Scenario to print");
+  ktstr::ReplayRequest replay_request;
+  auto* replay =
+      app.add_subcommand("replay", "Run a deterministic run again and compare it with what it gave then");
+  replay->add_option("FOLDER", replay_request.folder, "Folder of the run, e.g. ktstr-out/latest")->required();
+  replay->add_flag("--anyway", replay_request.anyway, "Run although inputs have changed");
   app.require_subcommand(0, 1);
   try {
     app.parse(argc, argv);
@@ -64,6 +70,11 @@ int run_program(int argc, char** argv) {
     return ktstr::report_failure(usage_error(error, app), request);
   }
   if (scenarios->parsed()) return ktstr::scenarios_command(scenario_name);
+  if (replay->parsed()) {
+    replay_request.out = app.get_option("--out")->count() > 0 ? request.out : "";
+    replay_request.verbose = request.verbose > 0;
+    return ktstr::replay_command(replay_request);
+  }
   if (request.kernel.empty()) {
     return ktstr::report_failure(Error(ErrorCode::kUsage,
                                        "--kernel is missing: the kernel to boot, e.g. --kernel "

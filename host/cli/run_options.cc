@@ -54,6 +54,12 @@ void add_run_options(CLI::App& app, RunRequest& request) {
       ->type_name("KIND")
       ->transform(CLI::CheckedTransformer(accels, CLI::ignore_case).description(""))
       ->default_str("auto");
+  app.add_flag(
+         "--deterministic{1}", request.seed,
+         "The guest's clock counts instructions, and the same inputs and seed give the same run, bit by "
+         "bit; SEED is a whole number (default 1)")
+      ->group(machine)
+      ->type_name("[=SEED]");
   app.add_option(
          "--append", request.append,
          "Add to the kernel command line; an argument replaces ours of the same name, NAME= takes ours "

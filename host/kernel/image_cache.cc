@@ -10,20 +10,15 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
-#include <cstring>
 #include <filesystem>
-#include <memory>
-#include <optional>
 #include <system_error>
 #include <vector>
 
 #include <fmt/format.h>
 
 #include "common/quote.h"
+#include "common/xxh3.h"
 #include "host/kernel/bytes.h"
-
-#define XXH_INLINE_ALL
-#include <xxhash.h>
 
 namespace ktstr {
 namespace {
@@ -41,46 +36,14 @@ constexpr std::size_t kPiece = std::size_t{4} << 20;
 struct Trailer {
   std::array<char, 8> magic = kTrailerMagic;
   std::uint64_t size = 0;
-  XXH128_canonical_t hash = {};
+  Xxh3::Digest hash = {};
 };
 static_assert(sizeof(Trailer) == 32);
 
-struct FreeState {
-  void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
-};
-
-// XXH3-128 of bytes that come in pieces.
-class Hasher {
- public:
-  Hasher() : state_(XXH3_createState()) {
-    if (state_) XXH3_128bits_reset(state_.get());
-  }
-  // False when there was no memory for the state.
-  explicit operator bool() const { return state_ != nullptr; }
-  void update(std::span<const std::byte> bytes) {
-    XXH3_128bits_update(state_.get(), bytes.data(), bytes.size());
-  }
-  XXH128_canonical_t digest() const {
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_.get()));
-    return canonical;
-  }
-
- private:
-  std::unique_ptr<XXH3_state_t, FreeState> state_;
-};
-
-std::string key_text(const XXH128_canonical_t& hash) {
-  std::string key;
-  for (const unsigned char byte : hash.digest) key += fmt::format("{:02x}", byte);
-  return key;
-}
-
 // Hashes the kernel behind `mapping` a piece at a time and gives each piece's pages back: 60 MB of page cache
 // that is looked at once need not count as this process's memory.
-std::optional<XXH128_canonical_t> hash_mapping(Mapping& mapping, std::uint64_t size) {
-  Hasher hasher;
-  if (!hasher) return std::nullopt;
+Xxh3::Digest hash_mapping(Mapping& mapping, std::uint64_t size) {
+  Xxh3 hasher;
   auto rest = mapping.mutable_bytes();
   for (std::uint64_t left = size; left > 0;) {
     const std::size_t piece = std::min<std::uint64_t>(left, kPiece);
@@ -108,8 +71,7 @@ Expected<> write_all(int fd, std::span<const std::byte> bytes) {
 
 // Unpacks into `fd` and appends the trailer.
 Expected<std::uint64_t> fill(int fd, const ImageCache::Unpack& unpack, bool& unpack_failed) {
-  Hasher hasher;
-  if (!hasher) return fail(ErrorCode::kHost, "out of memory");
+  Xxh3 hasher;
   bool write_failed = false;
   auto size = unpack([&](std::span<const std::byte> bytes) -> Expected<> {
     hasher.update(bytes);
@@ -199,28 +161,6 @@ std::string ImageCache::default_folder() {
   return "";
 }
 
-std::string ImageCache::key_of(std::span<const std::byte> image) {
-  XXH128_canonical_t hash;
-  XXH128_canonicalFromHash(&hash, XXH3_128bits(image.data(), image.size()));
-  return key_text(hash);
-}
-
-Expected<std::string> ImageCache::key_of_file(int fd, std::uint64_t size) {
-  Hasher hasher;
-  std::vector<std::byte> buffer(std::size_t{256} << 10);
-  if (!hasher) return fail(ErrorCode::kHost, "out of memory");
-  for (std::uint64_t offset = 0; offset < size;) {
-    const std::size_t wanted = std::min<std::uint64_t>(buffer.size(), size - offset);
-    const ssize_t got = ::pread(fd, buffer.data(), wanted, static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return fail_errno(ErrorCode::kHost, "cannot read the kernel image");
-    if (got == 0) return fail(ErrorCode::kUsage, "the kernel image shrank while it was read");
-    hasher.update(std::span(buffer).first(static_cast<std::size_t>(got)));
-    offset += static_cast<std::uint64_t>(got);
-  }
-  return key_text(hasher.digest());
-}
-
 std::string ImageCache::path_of(const std::string& key) const {
   return fmt::format("{}/{}{}", folder_, key, kSuffix);
 }
@@ -254,8 +194,7 @@ Expected<CachedImage> ImageCache::find(const std::string& key) const {
     if (!image) return image;
     const auto trailer = *load<Trailer>(image->mapping.bytes(), image->size);
     const auto hash = hash_mapping(image->mapping, image->size);
-    if (trailer.magic == kTrailerMagic && trailer.size == image->size && hash &&
-        std::memcmp(&trailer.hash, &*hash, sizeof *hash) == 0) {
+    if (trailer.magic == kTrailerMagic && trailer.size == image->size && trailer.hash == hash) {
       static_cast<void>(::futimens(image->fd.get(), nullptr));  // used last now; only matters for prune()
       image->from_cache = true;
       image->path = path;

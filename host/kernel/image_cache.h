@@ -1,11 +1,11 @@
 // ImageCache: unpacked kernels, kept so that the second run with the same bzImage does not unpack it again.
 //
 // Unpacking costs 80 ms (lz4), 140 ms (zstd) to 1.4 s (bzip2) of processor time, verifying an entry 10 ms. An
-// entry is one file, <folder>/<key>.elf, where key is the XXH3-128 of the whole bzImage: the unpacked kernel,
-// then a trailer of 32 bytes (magic with a format version, size, XXH3-128 of the kernel). Entries are
-// complete when they get their name, are never written to again, and are read-only; so many processes may use
-// the folder at once, and QEMU or a guest's memory may map an entry for as long as it likes, even after it
-// was removed.
+// entry is one file, <folder>/<key>.elf, where key is the XXH3-128 of the whole bzImage (common/xxh3.h): the
+// unpacked kernel, then a trailer of 32 bytes (magic with a format version, size, XXH3-128 of the kernel).
+// Entries are complete when they get their name, are never written to again, and are read-only; so many
+// processes may use the folder at once, and QEMU or a guest's memory may map an entry for as long as it
+// likes, even after it was removed.
 //
 // Files are not synced to disk. After a power failure an entry may be torn, therefore the trailer's checksum
 // is verified at every open, and an entry that does not match is thrown away and made anew.
@@ -53,12 +53,6 @@ class ImageCache {
 
   // ${XDG_CACHE_HOME:-$HOME/.cache}/ktstr-vm/images; empty when neither variable holds an absolute path.
   static std::string default_folder();
-
-  // 32 hexadecimal digits that stand for the contents of `image`.
-  static std::string key_of(std::span<const std::byte> image);
-  // The same for the first `size` bytes of the file `fd`, read piece by piece. Error kHost when reading
-  // fails, kUsage when the file is shorter.
-  static Expected<std::string> key_of_file(int fd, std::uint64_t size);
 
   // The entry `key`, verified. An error says no more than that it must be made anew; a damaged entry is
   // removed.

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 
 #include "common/quote.h"
+#include "common/xxh3.h"
 #include "host/kernel/bytes.h"
 #include "host/kernel/config_derive.h"
 #include "host/kernel/payload.h"
@@ -193,14 +194,14 @@ Expected<> KernelImage::load_bzimage(const ImageCache& cache, std::span<const st
   if (!header) return std::unexpected(std::move(header.error()));
   setup_ = std::move(*header);
 
-  auto key = ImageCache::key_of_file(file_.get(), file_size);
+  auto key = Xxh3::hex_of_file(file_.get(), file_size);
   if (!key) return propagate(std::move(key.error()), "reading " + what());
   auto unpacked = cache.find(*key);
   if (!unpacked) {
     auto snapshot = read_snapshot(file_.get(), file_size);
     if (!snapshot) return propagate(std::move(snapshot.error()), "reading " + what());
     const auto payload = snapshot->bytes().subspan(setup_->payload_offset, setup_->payload_size);
-    unpacked = cache.open(ImageCache::key_of(snapshot->bytes()),
+    unpacked = cache.open(Xxh3::hex_of(snapshot->bytes()),
                           [payload](const PayloadSink& sink) { return unpack_payload(payload, sink); });
   }
   if (!unpacked) return propagate(std::move(unpacked.error()), "unpacking " + what());

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -32,6 +33,12 @@ struct CpuTopology {
   std::uint32_t cpus() const { return llcs * cores_per_llc * threads_per_core; }
 };
 
+// A clock that counts the guest's instructions in place of the host's time.
+struct DeterministicClock {
+  std::uint32_t shift = 2;  // an instruction takes 2^shift ns of guest time; 0 to 10
+  std::uint64_t seed = 0;   // of the machine's random numbers
+};
+
 // What a machine boots.
 struct BootSpec {
   // The kernel: an ELF payload that is entered directly, or a bzImage that runs its own decompressor (needed
@@ -50,6 +57,9 @@ struct BootSpec {
   // CONFIG_HZ of the kernel, 0 when not known. With it a machine can tell the kernel its delay-loop
   // calibration.
   std::uint32_t kernel_hz = 0;
+  // The guest is to be a function of its inputs and the seed; only a tcg machine can do that. Nothing enters
+  // such a guest after its start: its FrameLink cannot send.
+  std::optional<DeterministicClock> deterministic;
 };
 
 // A range of guest-physical addresses backed by RAM.

@@ -38,6 +38,28 @@ Attempt::Attempt(boost::asio::io_context& loop, Machine& machine, const ktstr::v
   session_.set_note_receiver([this](const std::string& text) { status_.event("PID 1: " + text); });
 }
 
+void Attempt::set_record(RunRecord& record) {
+  record_ = &record;
+  session_.set_frame_gate([this](std::string_view payload, const ktstr::v1::Frame& frame) {
+    return admit_frame(payload, frame.guest_ns());
+  });
+}
+
+// The limits of a deterministic run that count guest time are looked at with every frame, before it is taken:
+// so a run that exceeds one ends at the same frame each time, whenever the host gets to see it.
+bool Attempt::admit_frame(std::string_view payload, std::uint64_t guest_ns) {
+  if (over_) return false;
+  GuardSample now = guest_sample();
+  now.guest_ns = std::max(now.guest_ns, guest_ns);
+  guard_trip_ = guard_.look_at_guest_time(now);
+  if (guard_trip_) {
+    end_machine();
+    return false;
+  }
+  record_->frame(payload);
+  return true;
+}
+
 std::chrono::nanoseconds Attempt::since_start() const {
   return std::chrono::steady_clock::now() - start_;
 }
@@ -65,6 +87,7 @@ void Attempt::on_console(std::span<const std::byte> bytes) {
   progress_ += bytes.size();
   if (milestones_.first_console == 0ns) milestones_.first_console = since_start();
   logs_.console.append(bytes);
+  if (record_ != nullptr) record_->console(bytes);
   console_.feed(bytes);
   look_for_death();
 }
@@ -75,7 +98,7 @@ void Attempt::on_frames(std::span<const std::byte> bytes) {
   session_.feed(bytes);
   note_milestones();
   // The guest waits for this after Bye: powering off by itself could lose its last frames.
-  if (session_.phase() == Session::Phase::kBye) end_machine();
+  if (session_.phase() == Session::Phase::kBye && machine_.frames().can_send()) end_machine();
 }
 
 void Attempt::note_milestones() {
@@ -89,6 +112,7 @@ void Attempt::note_milestones() {
 }
 
 void Attempt::send_plan() {
+  if (!machine_.frames().can_send()) return;  // the guest has it already
   ktstr::v1::Frame frame;
   *frame.mutable_start_plan()->mutable_plan() = plan_;
   if (auto sent = machine_.frames().send(encoder_.encode(frame.SerializeAsString())); !sent) {
@@ -105,7 +129,7 @@ void Attempt::on_machine_event(const MachineEvent& event) {
 // A kernel that oopsed or panicked says more on the console than its first line; give it a moment, then end
 // it.
 void Attempt::look_for_death() {
-  if ((console_.panic() || console_.oops()) && !axe_at_) axe_at_ = since_start() + kDeathGrace;
+  if ((console_.panic() || console_.oops()) && !axe_at_) axe_at_ = guard_.machine_time() + kDeathGrace;
 }
 
 void Attempt::look_for_stuck_frame() {
@@ -118,8 +142,10 @@ void Attempt::look_for_stuck_frame() {
 }
 
 void Attempt::interrupt(const std::string& signal_name) {
-  if (!interrupted_by_.empty() || session_.phase() == Session::Phase::kBooting) {
+  const bool reachable = session_.phase() != Session::Phase::kBooting && machine_.frames().can_send();
+  if (!interrupted_by_.empty() || !reachable) {
     if (interrupted_by_.empty()) interrupted_by_ = signal_name;
+    if (record_ != nullptr) record_->disturbed("ended by " + signal_name);
     return end_machine();
   }
   interrupted_by_ = signal_name;
@@ -127,7 +153,7 @@ void Attempt::interrupt(const std::string& signal_name) {
   ktstr::v1::Frame frame;
   frame.mutable_stop()->set_reason(signal_name);
   if (!machine_.frames().send(encoder_.encode(frame.SerializeAsString()))) return end_machine();
-  axe_at_ = since_start() + kStopGrace;
+  axe_at_ = guard_.machine_time() + kStopGrace;
 }
 
 void Attempt::end_machine() {
@@ -145,19 +171,34 @@ void Attempt::arm_tick() {
 
 void Attempt::on_tick() {
   own_memory_ = std::max(own_memory_, own_memory_bytes());
+  guard_trip_ = guard_.look(sample());
+  look_for_stuck_frame();
+  const bool axed = axe_at_ && guard_.machine_time() >= *axe_at_;
+  if (record_ != nullptr && guard_trip_) record_->disturbed("ended by the host: " + guard_trip_->text);
+  if (record_ != nullptr && axed) record_->disturbed("ended by the host after a kernel panic");
+  if (guard_trip_ || axed) return end_machine();
+  status_.update(session_.activity());
+}
+
+GuardSample Attempt::sample() const {
+  const Machine::VcpuTime vcpus = machine_.vcpu_time();
+  GuardSample sample = guest_sample();
+  sample.real_time = since_start();
+  sample.vcpu_active = vcpus.used + vcpus.waited;
+  sample.host_time = record_ != nullptr ? vcpus.used : sample.real_time;
+  sample.vcpu_waited = record_ != nullptr ? 0ns : vcpus.waited;
+  return sample;
+}
+
+GuardSample Attempt::guest_sample() const {
   GuardSample sample;
-  sample.host_time = since_start();
-  sample.vcpu_waited = machine_.vcpu_time().waited;
   sample.progress = progress_;
   sample.phase = session_.phase();
   sample.guest_ns = session_.guest_ns();
   sample.plan_accepted_ns = session_.plan_accepted_ns();
   sample.scenario_start_ns = session_.scenario_start_ns();
   sample.scenario_end_ns = session_.scenario_end_ns();
-  guard_trip_ = guard_.look(sample);
-  look_for_stuck_frame();
-  if (guard_trip_ || (axe_at_ && sample.host_time >= *axe_at_)) return end_machine();
-  status_.update(session_.activity());
+  return sample;
 }
 
 Evidence Attempt::evidence() const {

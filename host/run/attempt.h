@@ -24,6 +24,7 @@
 #include "host/run/guard.h"
 #include "host/run/judge.h"
 #include "host/run/run_folder.h"
+#include "host/run/run_record.h"
 #include "host/run/session.h"
 #include "proto/plan.pb.h"
 
@@ -45,9 +46,11 @@ class Attempt {
     std::chrono::nanoseconds end{};
   };
 
-  // `plan`, `status` and `logs` must outlive the Attempt. `verbose` shows the console and PID 1's remarks.
+  // All references must outlive the Attempt. `verbose` shows the console and PID 1's remarks.
   Attempt(boost::asio::io_context& loop, Machine& machine, const ktstr::v1::RunPlan& plan,
           const GuardLimits& limits, Logs& logs, StatusLine& status, bool verbose);
+  // The run is deterministic, and this is where its frames go. Call before run().
+  void set_record(RunRecord& record);
   Attempt(const Attempt&) = delete;
   Attempt& operator=(const Attempt&) = delete;
 
@@ -69,6 +72,10 @@ class Attempt {
   void on_frames(std::span<const std::byte> bytes);
   void on_machine_event(const MachineEvent& event);
   void on_tick();
+  GuardSample sample() const;
+  // The part of it that comes from the guest.
+  GuardSample guest_sample() const;
+  bool admit_frame(std::string_view payload, std::uint64_t guest_ns);
   void arm_tick();
   void send_plan();
   void look_for_death();
@@ -80,6 +87,7 @@ class Attempt {
   Machine& machine_;
   const ktstr::v1::RunPlan& plan_;
   Logs& logs_;
+  RunRecord* record_ = nullptr;  // of a deterministic run
   StatusLine& status_;
   boost::asio::io_context& loop_;
   boost::asio::steady_timer tick_;

@@ -33,7 +33,7 @@ constexpr auto kPatterns = std::to_array<Pattern>({
 std::string_view without_timestamp(std::string_view line) {
   for (int i = 0; i < 2 && line.starts_with('['); ++i) {
     const std::size_t end = line.find(']');
-    if (end == std::string_view::npos || end > 24) break;
+    if (end > 24) break;  // npos among them
     line.remove_prefix(end + 1);
     while (line.starts_with(' ')) line.remove_prefix(1);
   }

@@ -32,6 +32,7 @@ std::optional<GuardTrip> Guard::look(const GuardSample& sample) {
     last_progress_at_ = machine_time_;
   }
 
+  if (auto trip = look_at_standstill(sample)) return trip;
   if (sample.phase == Session::Phase::kBye) {
     if (bye_at_ < nanoseconds(0)) bye_at_ = machine_time_;
     if (machine_time_ - bye_at_ > limits_.finish) {
@@ -51,6 +52,21 @@ std::optional<GuardTrip> Guard::look(const GuardSample& sample) {
                                  seconds(limits_.silence))};
   }
   return look_at_guest_time(sample);
+}
+
+std::optional<GuardTrip> Guard::look_at_standstill(const GuardSample& sample) {
+  if (sample.vcpu_active != last_active_) {
+    last_active_ = sample.vcpu_active;
+    last_active_at_ = sample.real_time;
+  }
+  // A kernel without CONFIG_SCHED_INFO tells nothing: then there is nothing to go by.
+  const bool known = sample.vcpu_active > nanoseconds(0);
+  if (!known || sample.real_time - last_active_at_ <= limits_.standstill) return std::nullopt;
+  return GuardTrip{
+      GuardTrip::Kind::kStandstill,
+      fmt::format("the machine has stood still for {:.0f} s of host time: it neither ran nor waited for a "
+                  "host CPU",
+                  seconds(limits_.standstill))};
 }
 
 std::optional<GuardTrip> Guard::look_at_guest_time(const GuardSample& sample) const {

@@ -4,7 +4,9 @@
 // fail for that. The guard counts "machine time": host time less the time in which the vCPUs were runnable
 // and waited for a host CPU
 // (/proc/<pid>/task/<tid>/schedstat). Where the guest tells its own time (frames carry CLOCK_MONOTONIC) the
-// limits of the scenario count that. Pure logic, fed by the runner's timer; no clock is read here.
+// limits of the scenario count that. A deterministic guest has no time but its own: there machine time is the
+// CPU time that the emulator has used for it, and a machine that does nothing at all is a fault of the host.
+// Pure logic, fed by the runner's timer; no clock is read here.
 #pragma once
 
 #include <chrono>
@@ -21,14 +23,20 @@ struct GuardLimits {
   std::chrono::nanoseconds silence{};   // machine time without a frame or console byte
   std::chrono::nanoseconds attach{};    // guest time from the plan to ScenarioStart
   std::chrono::nanoseconds scenario{};  // guest time from ScenarioStart to ScenarioEnd
-  std::chrono::nanoseconds
-      finish{};  // guest time from ScenarioEnd to Bye; also machine time from Bye to power-off
+  // Guest time from ScenarioEnd to Bye; also machine time from Bye to power-off.
+  std::chrono::nanoseconds finish{};
+  // Host time in which the machine neither ran nor waited for a host CPU.
+  std::chrono::nanoseconds standstill = std::chrono::seconds(120);
 };
 
 // What the runner sees at one moment.
 struct GuardSample {
-  std::chrono::nanoseconds host_time{};    // since the start of the machine
-  std::chrono::nanoseconds vcpu_waited{};  // Machine::VcpuTime::waited
+  // What advances machine time: host time since the start of the machine, or, where the guest's clock counts
+  // instructions, the CPU time its vCPUs have used.
+  std::chrono::nanoseconds host_time{};
+  std::chrono::nanoseconds vcpu_waited{};  // Machine::VcpuTime::waited; 0 where host_time is CPU time
+  std::chrono::nanoseconds real_time{};    // host time since the start of the machine, in either case
+  std::chrono::nanoseconds vcpu_active{};  // Machine::VcpuTime::used + waited
   std::uint64_t progress = 0;              // grows with every frame and console byte
   Session::Phase phase = Session::Phase::kBooting;
   std::uint64_t guest_ns = 0;
@@ -39,7 +47,7 @@ struct GuardSample {
 
 // Why the guard gave up.
 struct GuardTrip {
-  enum class Kind { kBoot, kSilence, kAttach, kScenario, kFinish };
+  enum class Kind { kBoot, kSilence, kAttach, kScenario, kFinish, kStandstill };
   Kind kind = Kind::kSilence;
   std::string text;
 };
@@ -49,11 +57,14 @@ class Guard {
   explicit Guard(const GuardLimits& limits) : limits_(limits) {}
   // Looks at one sample; samples come in order of time, some four a second.
   std::optional<GuardTrip> look(const GuardSample& sample);
+  // The part of `look` that depends on nothing but what the guest has sent: deterministic runs ask at every
+  // frame, so that they end at the same one.
+  std::optional<GuardTrip> look_at_guest_time(const GuardSample& sample) const;
   // Machine time so far.
   std::chrono::nanoseconds machine_time() const { return machine_time_; }
 
  private:
-  std::optional<GuardTrip> look_at_guest_time(const GuardSample& sample) const;
+  std::optional<GuardTrip> look_at_standstill(const GuardSample& sample);
 
   GuardLimits limits_;
   std::chrono::nanoseconds machine_time_{};
@@ -62,6 +73,8 @@ class Guard {
   std::chrono::nanoseconds last_progress_at_{};
   std::chrono::nanoseconds bye_at_{-1};
   std::uint64_t last_progress_ = 0;
+  std::chrono::nanoseconds last_active_{-1};
+  std::chrono::nanoseconds last_active_at_{};
 };
 
 }  // namespace ktstr

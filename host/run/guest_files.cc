@@ -144,4 +144,11 @@ Expected<Initramfs> pack_guest_files(const ktstr::v1::RunPlan& plan, const Kerne
   return builder.build();
 }
 
+Expected<Initramfs> pack_plan(std::string serialized_plan) {
+  InitramfsBuilder builder;
+  if (auto added = builder.add_bytes("/etc/ktstr/plan", std::move(serialized_plan), 0644); !added)
+    return std::unexpected(std::move(added.error()));
+  return builder.build();
+}
+
 }  // namespace ktstr

@@ -4,7 +4,8 @@
 //   /etc/ktstr/modules         modules PID 1 loads, one guest path a line, in order
 //   /boot/config-<release>     the kernel's configuration: libbpf resolves Kconfig externs from it
 //   /ktstr/bin/<scheduler>     the scheduler; its libraries where ld.so will look for them
-//   /include/<name>            files the user asked for, unless given a path of their own
+//   /etc/ktstr/plan            the plan, when nothing enters the guest after its start; in an archive of its
+//   own /include/<name>            files the user asked for, unless given a path of their own
 #pragma once
 
 #include <string>
@@ -32,5 +33,8 @@ Expected<std::string> find_guest_program();
 // Errors: kStartFailed (scheduler), kKernelLacks (a driver), kUsage (an included file), kHost.
 Expected<Initramfs> pack_guest_files(const ktstr::v1::RunPlan& plan, const KernelImage& kernel,
                                      const std::vector<std::string>& modules);
+
+// An archive with the plan alone, to go behind the other one. Error kHost.
+Expected<Initramfs> pack_plan(std::string serialized_plan);
 
 }  // namespace ktstr

@@ -89,9 +89,12 @@ void look_at_guard(const Evidence& evidence, bool booted, Findings& findings) {
   std::string text = evidence.guard_trip->text;
   if (!evidence.session.activity().empty()) text += fmt::format(" (while: {})", evidence.session.activity());
   text += last_lines(evidence.console);
-  static constexpr const char* kKinds[] = {"boot-timeout", "guest-silent", "attach-timeout",
-                                           "scenario-timeout", "finish-timeout"};
-  findings.add(booted ? ktstr::v1::TIMEOUT : ktstr::v1::NO_BOOT,
+  static constexpr const char* kKinds[] = {"boot-timeout",     "guest-silent",   "attach-timeout",
+                                           "scenario-timeout", "finish-timeout", "machine-standstill"};
+  const bool standstill = evidence.guard_trip->kind == GuardTrip::Kind::kStandstill;
+  findings.add(standstill ? ktstr::v1::HOST_TROUBLE
+               : booted   ? ktstr::v1::TIMEOUT
+                          : ktstr::v1::NO_BOOT,
                make_reason(kKinds[static_cast<std::size_t>(evidence.guard_trip->kind)], std::move(text)));
 }
 

@@ -10,6 +10,7 @@
 
 #include "common/quote.h"
 #include "common/units.h"
+#include "host/run/determinism.h"
 #include "host/run/guest_files.h"
 #include "host/run/own_memory.h"
 #include "host/run/scenario_file.h"
@@ -201,6 +202,39 @@ Expected<bool> resolve_entry(const RunRequest& request, const KernelImage& kerne
                           kernel.image_path()));
 }
 
+Expected<void> take_seed(const RunRequest& request, RunPlan& plan) {
+  if (request.seed.empty()) return {};
+  auto derived = derive_from_seed(request.seed);
+  if (!derived) return std::unexpected(std::move(derived.error()));
+  *plan.mutable_deterministic() = std::move(*derived);
+  return {};
+}
+
+Expected<MachineChoice> resolve_machine(const RunRequest& request) {
+  if (request.seed.empty()) return choose_machine(request.accel, probe_host_virtualization());
+  if (request.accel == AccelChoice::kKvm) {
+    return fail(
+        ErrorCode::kUsage,
+        "--deterministic and --accel kvm exclude each other: a real CPU's clock counts the host's time, only "
+        "an emulated one can count instructions; leave --accel out");
+  }
+  return MachineChoice{AccelChoice::kTcg, "a deterministic run needs a CPU whose clock counts instructions"};
+}
+
+// Protobuf's order of fields is fixed for one version of the library; maps, which have none, do not occur.
+std::string serialize(const RunPlan& plan) {
+  std::string bytes;
+  plan.SerializeToString(&bytes);
+  return bytes;
+}
+
+// Behind the files, which are the same for every seed and every scenario.
+Expected<Initramfs> add_plan(const Initramfs& files, const std::string& packed_plan) {
+  auto plan = pack_plan(packed_plan);
+  if (!plan) return std::unexpected(std::move(plan.error()));
+  return concatenate(files, *plan);
+}
+
 GuardLimits guard_limits(const RunPlan& plan) {
   // All of these texts were checked or are ours.
   const auto limit = [](const std::string& text) {
@@ -244,7 +278,8 @@ Expected<Prepared> prepare(const RunRequest& request) {
     return std::unexpected(std::move(taken.error()));
   const auto topology = resolve_topology(request);
   if (!topology) return std::unexpected(topology.error());
-  const auto choice = choose_machine(request.accel, probe_host_virtualization());
+  if (auto taken = take_seed(request, plan); !taken) return std::unexpected(std::move(taken.error()));
+  const auto choice = resolve_machine(request);
   if (!choice) return std::unexpected(choice.error());
   if (auto possible = check_topology(choice->kind, *topology); !possible)
     return std::unexpected(std::move(possible.error()));
@@ -263,24 +298,38 @@ Expected<Prepared> prepare(const RunRequest& request) {
   if (auto fits = check_requirements(plan, *kernel, topology->cpus(), warnings); !fits) {
     return std::unexpected(std::move(fits.error()));
   }
+  if (plan.has_deterministic()) {
+    if (auto able = check_deterministic_kernel(*kernel); !able)
+      return std::unexpected(std::move(able.error()));
+  }
   const auto enter_payload = resolve_entry(request, *kernel);
   if (!enter_payload) return std::unexpected(enter_payload.error());
   describe_kernel(*kernel, plan);
 
   auto initramfs = [&] {
     const PhaseTimer timer(phases, "initramfs");
-    return pack_guest_files(plan, *kernel, needed_modules(choice->kind));
+    // A deterministic guest talks by a debug port, which needs no driver.
+    return pack_guest_files(
+        plan, *kernel, plan.has_deterministic() ? std::vector<std::string>() : needed_modules(choice->kind));
   }();
   if (!initramfs) return std::unexpected(std::move(initramfs.error()));
   const auto memory = resolve_memory(request, *kernel, initramfs->size, topology->cpus());
   if (!memory) return std::unexpected(memory.error());
   describe_machine(request, *topology, *memory, plan);
+  std::string packed_plan;
+  if (plan.has_deterministic()) {
+    packed_plan = serialize(plan_for_guest(plan));
+    auto whole = add_plan(*initramfs, packed_plan);
+    if (!whole) return std::unexpected(std::move(whole.error()));
+    initramfs = std::move(whole);
+  }
   const GuardLimits limits = guard_limits(plan);
   return Prepared{.plan = std::move(plan),
                   .kernel = std::move(*kernel),
                   .kernel_arguments = kernel_arguments(request),
                   .append = fmt::format("{}", fmt::join(request.append, " ")),
                   .initramfs = std::move(*initramfs),
+                  .packed_plan = std::move(packed_plan),
                   .topology = *topology,
                   .machine_choice = *choice,
                   .enter_payload = *enter_payload,
@@ -304,6 +353,10 @@ Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, c
   spec.command_line = prepared.append;
   spec.memory_bytes = prepared.plan.machine().memory_bytes();
   spec.topology = prepared.topology;
+  if (prepared.plan.has_deterministic()) {
+    spec.deterministic = DeterministicClock{.shift = prepared.plan.deterministic().clock_shift(),
+                                            .seed = prepared.plan.deterministic().random_seed()};
+  }
   const std::string hz(prepared.kernel.config().lookup("CONFIG_HZ").text);
   spec.kernel_hz = static_cast<std::uint32_t>(std::strtoul(hz.c_str(), nullptr, 10));
   auto machine =

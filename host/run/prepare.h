@@ -25,6 +25,7 @@ struct Prepared {
   std::vector<KernelArgument> kernel_arguments;  // ours, whatever the machine
   std::string append;                            // the user's kernel arguments
   Initramfs initramfs;
+  std::string packed_plan;  // serialized, in the initramfs of a deterministic run; else empty
   CpuTopology topology;
   MachineChoice machine_choice;
   // The ELF payload is entered directly; otherwise the bzImage runs its own decompressor.

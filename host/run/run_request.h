@@ -22,7 +22,9 @@ struct RunRequest {
   std::string duration;                    // --duration
   std::string out = "ktstr-out";           // --out
   AccelChoice accel = AccelChoice::kAuto;  // --accel
-  std::vector<std::string> append;         // --append, in order
+  // --deterministic[=SEED]: as typed; empty: an ordinary run. Without SEED it is "1".
+  std::string seed;
+  std::vector<std::string> append;  // --append, in order
   bool kaslr = false;
   std::vector<std::string> includes;  // --include FILE[:GUESTPATH]
   std::string boot_timeout;           // --boot-timeout

@@ -17,6 +17,7 @@
 #include "host/report/json_writer.h"
 #include "host/report/verdict_text.h"
 #include "host/run/attempt.h"
+#include "host/run/determinism.h"
 #include "host/run/explain.h"
 #include "host/run/prepare.h"
 #include "host/run/run_folder.h"
@@ -107,6 +108,8 @@ void describe_host(ktstr::v1::HostSection& host, const RunRequest& request, cons
   for (const std::string& argument : request.argv) host.add_argv(argument);
   for (const auto& phase : prepared.phases) *host.add_phases() = phase;
   for (const std::string& warning : prepared.warnings) host.add_warnings(warning);
+  std::error_code ignored;
+  host.set_working_directory(std::filesystem::current_path(ignored).string());
   host.set_initramfs_bytes(prepared.initramfs.size);
   host.set_host_cpus(std::max(1U, std::thread::hardware_concurrency()));
   double load = 0;
@@ -138,6 +141,7 @@ struct RunContext {
   const ktstr::v1::RunPlan& plan;
   Attempt::Logs& logs;
   StatusLine& status;
+  RunRecord* record;  // nullptr: not deterministic
 };
 
 // Tries once; fills what this try found into `result`.
@@ -145,6 +149,7 @@ Expected<Judgement> run_attempt(const RunContext& run, Machine& machine, ktstr::
   describe_machine(*result.mutable_host(), machine, run.prepared);
   Attempt attempt(run.loop, machine, run.plan, run.prepared.limits, run.logs, run.status,
                   run.request.verbose > 0);
+  if (run.record != nullptr) attempt.set_record(*run.record);
   run.signals.set_handler([&attempt](const std::string& name) { attempt.interrupt(name); });
   auto ran = attempt.run();
   run.signals.set_handler({});
@@ -162,7 +167,9 @@ Expected<Judgement> run_attempts(const RunContext& run, std::unique_ptr<Machine>
   const ktstr::v1::HostSection before = result.host();
   result.mutable_host()->set_attempt(1);
   auto judgement = run_attempt(run, *machine, result);
-  if (!judgement || !judgement->emulator_fault || !run.request.retry) return judgement;
+  // Deterministic machines have one thread for all vCPUs from the start.
+  const bool may_repeat = run.request.retry && run.record == nullptr;
+  if (!judgement || !judgement->emulator_fault || !may_repeat) return judgement;
   const std::string why = judgement->reasons.front().text();
   run.status.event("repeating with one thread for all vCPUs: " + why);
   *result.mutable_host() = before;
@@ -181,6 +188,27 @@ Expected<Attempt::Logs> open_logs(const RunFolder& folder) {
   auto scheduler = folder.open_log("scheduler.log");
   if (!scheduler) return std::unexpected(std::move(scheduler.error()));
   return Attempt::Logs{std::move(*console), std::move(*scheduler)};
+}
+
+Expected<void> describe_inputs(const Prepared& prepared, const Machine& machine, const RunHooks& hooks,
+                               ktstr::v1::Determinism& determinism) {
+  auto inputs = list_inputs(prepared, machine);
+  if (!inputs) return std::unexpected(std::move(inputs.error()));
+  if (hooks.on_inputs) {
+    if (auto allowed = hooks.on_inputs(*inputs); !allowed) return allowed;
+  }
+  determinism.set_seed(prepared.plan.deterministic().seed());
+  determinism.mutable_inputs()->Assign(inputs->begin(), inputs->end());
+  return {};
+}
+
+// Nothing for a run that is not deterministic.
+Expected<std::optional<RunRecord>> open_record(const RunFolder& folder, const ktstr::v1::RunPlan& plan,
+                                               const RunHooks& hooks) {
+  if (!plan.has_deterministic()) return std::nullopt;
+  auto frames = folder.open_log("frames.bin");
+  if (!frames) return std::unexpected(std::move(frames.error()));
+  return std::optional<RunRecord>(std::in_place, std::move(*frames), hooks.earlier);
 }
 
 // Puts the judgement, or the error that took its place, into the result. True when the user ended the run.
@@ -227,7 +255,7 @@ ktstr::v1::Reason reason_of(const Error& error) {
   return reason;
 }
 
-Expected<RunOutput> run(const RunRequest& request, StatusLine& status) {
+Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const RunHooks& hooks) {
   const auto started = SteadyClock::now();
   boost::asio::io_context loop;
   SignalWatch signals(loop);
@@ -238,14 +266,19 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status) {
   // behind.
   auto machine = make_machine(loop, *prepared, false);
   if (!machine) return std::unexpected(std::move(machine.error()));
+  RunOutput output;
+  ktstr::v1::RunResult& result = output.result;
+  if (prepared->plan.has_deterministic()) {
+    if (auto described = describe_inputs(*prepared, **machine, hooks, *result.mutable_determinism());
+        !described)
+      return std::unexpected(std::move(described.error()));
+  }
   auto folder = RunFolder::create(request.out);
   if (!folder) return std::unexpected(std::move(folder.error()));
   ktstr::v1::RunPlan plan = prepared->plan;
   plan.set_run_id(folder->id());
   plan.mutable_kernel()->set_command_line((*machine)->command_line().text);
 
-  RunOutput output;
-  ktstr::v1::RunResult& result = output.result;
   result.set_schema_version(kSchemaVersion);
   *result.mutable_plan() = plan;
   describe_host(*result.mutable_host(), request, *prepared);
@@ -256,8 +289,12 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status) {
   auto logs = open_logs(*folder);
   if (!logs) return std::unexpected(std::move(logs.error()));
 
-  const RunContext context{loop, signals, request, *prepared, plan, *logs, status};
+  auto record = open_record(*folder, plan, hooks);
+  if (!record) return std::unexpected(std::move(record.error()));
+  RunRecord* const recorder = *record ? &**record : nullptr;
+  const RunContext context{loop, signals, request, *prepared, plan, *logs, status, recorder};
   const bool interrupted = conclude(run_attempts(context, std::move(*machine), result), result);
+  if (recorder != nullptr) recorder->describe(*result.mutable_determinism());
   result.set_exit_code(static_cast<std::uint32_t>(
       exit_code(result.verdict(), request.bisect, request.bisect_boot, interrupted)));
   const int log_error =

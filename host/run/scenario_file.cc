@@ -9,6 +9,7 @@
 #include "host/run/scenario_file.h"
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <regex>
 
@@ -128,7 +129,7 @@ std::vector<PathStep> split_path(std::string_view path) {
     const std::size_t bracket = part.find('[');
     step.name = std::string(part.substr(0, bracket));
     if (bracket != std::string_view::npos)
-      step.index = std::atoi(std::string(part.substr(bracket + 1)).c_str());
+      std::from_chars(part.data() + bracket + 1, part.data() + part.size(), step.index);
     steps.push_back(std::move(step));
   }
   return steps;

@@ -77,7 +77,7 @@ std::string kernel_series(std::string_view release) {
 Expected<std::string> find_scheduler(const std::string& path_or_name, std::string_view kernel_release) {
   if (path_or_name.find('/') != std::string::npos) return check_file(path_or_name);
   std::vector<std::string> folders = split_list(std::getenv("KTSTR_SCHEDULER_PATH"));
-  for (auto& list : {cached_folders(kernel_release), split_list(std::getenv("PATH"))}) {
+  for (const auto& list : {cached_folders(kernel_release), split_list(std::getenv("PATH"))}) {
     folders.insert(folders.end(), list.begin(), list.end());
   }
   for (const std::string& folder : folders) {

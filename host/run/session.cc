@@ -40,9 +40,12 @@ void Session::event(const std::string& text) const {
 
 void Session::feed(std::span<const std::byte> bytes) {
   decoder_.feed(bytes);
-  while (auto payload = decoder_.next()) {
+  while (auto payload = closed_ ? std::nullopt : decoder_.next()) {
     Frame frame;
-    if (frame.ParseFromString(*payload)) {
+    const bool good = frame.ParseFromString(*payload);
+    if (gate_ && !gate_(*payload, frame)) {
+      closed_ = true;
+    } else if (good) {
       take(frame);
     } else {
       ++unparsable_;

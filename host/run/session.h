@@ -42,10 +42,14 @@ class Session {
     std::function<void(const std::string&)> on_event;
   };
 
+  // Sees every good frame before it is taken; false: this frame and all behind it are left out.
+  using FrameGate = std::function<bool(std::string_view payload, const ktstr::v1::Frame& frame)>;
+
   explicit Session(Callbacks callbacks) : callbacks_(std::move(callbacks)) {}
 
   // Who gets PID 1's remarks, one line each; for --verbose.
   void set_note_receiver(std::function<void(const std::string&)> receiver) { on_note_ = std::move(receiver); }
+  void set_frame_gate(FrameGate gate) { gate_ = std::move(gate); }
   void feed(std::span<const std::byte> bytes);
   // The stream has been quiet for so long that the rest of a frame will not come: its length was damaged, and
   // good frames may lie behind it.
@@ -87,6 +91,8 @@ class Session {
 
   Callbacks callbacks_;
   std::function<void(const std::string&)> on_note_;
+  FrameGate gate_;
+  bool closed_ = false;  // by the gate
   FrameDecoder decoder_;
   Phase phase_ = Phase::kBooting;
   std::string activity_ = "booting";

@@ -49,10 +49,11 @@ HostTsc measure_host_tsc() {
   return {.steady = true, .hertz = ticks / (second.seconds - first.seconds)};
 }
 
-std::vector<KernelArgument> tcg_kernel_arguments(const HostTsc& tsc, std::uint32_t kernel_hz) {
+std::vector<KernelArgument> tcg_kernel_arguments(const HostTsc& tsc, std::uint32_t kernel_hz,
+                                                 std::string_view frames) {
   std::vector<KernelArgument> arguments = {
       {"console=ttyS0", "the console that works from the first message on", true},
-      {"ktstr.frames=virtio:ktstr.frames", "where PID 1 finds its end of the frame stream", true},
+      {fmt::format("ktstr.frames={}", frames), "where PID 1 finds its end of the frame stream", true},
       {"panic=-1", "a panic reboots at once, which ends the machine"},
       {"no_timer_check", "on a loaded host the timer check can fail and panic the kernel"},
       {"cryptomgr.notests=1", "saves 0.4 s of a boot: no self-tests of crypto algorithms"},

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "host/machine/kernel_command_line.h"
@@ -19,7 +20,8 @@ struct HostTsc {
 // Takes about 2 ms: the counter is compared with CLOCK_MONOTONIC_RAW.
 HostTsc measure_host_tsc();
 
-// `kernel_hz` is CONFIG_HZ, 0 when not known.
-std::vector<KernelArgument> tcg_kernel_arguments(const HostTsc& tsc, std::uint32_t kernel_hz);
+// `kernel_hz` is CONFIG_HZ, 0 when not known. `frames`: FrameLink::guest_address.
+std::vector<KernelArgument> tcg_kernel_arguments(const HostTsc& tsc, std::uint32_t kernel_hz,
+                                                 std::string_view frames);
 
 }  // namespace ktstr

@@ -41,7 +41,8 @@ void add_confinement(Arguments& args) {
 // for the domain of the last-level cache, whatever dies there are.
 void add_cpus(Arguments& args, const BootSpec& spec, bool single_thread) {
   const CpuTopology& topology = spec.topology;
-  args.add("-accel", fmt::format("tcg,thread={}", single_thread ? "single" : "multi"));
+  const bool one_thread = single_thread || spec.deterministic;
+  args.add("-accel", fmt::format("tcg,thread={}", one_thread ? "single" : "multi"));
   args.add("-cpu", "EPYC");
   args.add("-smp", fmt::format("cpus={},sockets={},cores={},threads={}", topology.cpus(), topology.llcs,
                                topology.cores_per_llc, topology.threads_per_core));
@@ -68,13 +69,27 @@ void add_memory(Arguments& args, const BootSpec& spec) {
   }
 }
 
+// Time is what the guest has executed. sleep=off: a guest with nothing to do gets its next timer at once,
+// instead of waiting for the host's clock, and every run takes the same course. The date starts at a fixed
+// day on that clock.
+void add_clock(Arguments& args, const DeterministicClock& clock) {
+  args.add("-icount", fmt::format("shift={},sleep=off", clock.shift));
+  args.add("-seed", fmt::format("{}", clock.seed));
+  args.add("-rtc", "base=2026-01-01T00:00:00,clock=vm");
+}
+
 // The serial console is a pipe and not a socket: QEMU writes it byte by byte, and a socket's buffer holds
 // only a few hundred one-byte messages, after which the guest waits for us.
-void add_ports(Arguments& args) {
+void add_ports(Arguments& args, bool deterministic) {
   args.add("-chardev", fmt::format("socket,id=qmp,fd={}", static_cast<int>(QemuFd::kQmp)));
   args.add("-mon", "chardev=qmp,mode=control");
   args.add("-chardev", fmt::format("file,id=serial,path={}", fd_path(QemuFd::kSerial)));
   args.add("-serial", "chardev:serial");
+  if (deterministic) {
+    args.add("-chardev", fmt::format("file,id=frames,path={}", fd_path(QemuFd::kFrames)));
+    args.add("-device", "isa-debugcon,iobase=0xe9,chardev=frames");
+    return;
+  }
   args.add("-chardev", fmt::format("socket,id=hvc,fd={}", static_cast<int>(QemuFd::kHvc)));
   args.add("-chardev", fmt::format("socket,id=frames,fd={}", static_cast<int>(QemuFd::kFrames)));
   args.add("-device", "virtio-serial-pci,id=ports");
@@ -91,7 +106,8 @@ std::vector<std::string> qemu_command(const BootSpec& spec, const QemuCommandOpt
   add_confinement(args);
   add_cpus(args, spec, options.single_thread);
   add_memory(args, spec);
-  add_ports(args);
+  if (spec.deterministic) add_clock(args, *spec.deterministic);
+  add_ports(args, spec.deterministic.has_value());
   // The guest does not run before we say so; and it does not vanish with its last bytes: a reset is a
   // shutdown, and a shutdown leaves QEMU stopped until we have read everything.
   args.add("-S");

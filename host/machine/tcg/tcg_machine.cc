@@ -29,6 +29,10 @@ constexpr auto kCommandLimit = seconds(20);
 constexpr auto kExitLimit = seconds(5);
 // For handing on what a guest has left behind.
 constexpr auto kSettleLimit = seconds(10);
+// QEMU retries a console byte that found its pipe full when its main loop gets to it, which the guest can
+// tell by the time its UART takes. So there is room for everything a guest writes while we are not looking.
+// (The debug port just waits.) 1 MiB is what the kernel allows everybody (/proc/sys/fs/pipe-max-size).
+constexpr int kDeterministicPipe = 1 << 20;
 constexpr std::size_t kMaxDrain = std::size_t{64} << 20;
 
 struct SocketPair {
@@ -44,9 +48,13 @@ Expected<SocketPair> make_socket_pair() {
   return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-Expected<SocketPair> make_pipe() {
+// `size`: wanted capacity in bytes, 0 for the system's own.
+Expected<SocketPair> make_pipe(int size) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return fail_errno(ErrorCode::kHost, "cannot create a pipe");
+  // Refused where the user's share of pipe memory is used up (/proc/sys/fs/pipe-user-pages-soft): then it is
+  // smaller.
+  if (size > 0) static_cast<void>(fcntl(ends[1], F_SETPIPE_SZ, size));
   return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
@@ -66,10 +74,18 @@ MachineEvent ending(const QmpEvent& shutdown) {
 }
 
 // The console has to come first: messages before it are lost.
-std::vector<KernelArgument> all_kernel_arguments(const BootSpec& spec) {
-  auto arguments = tcg_kernel_arguments(measure_host_tsc(), spec.kernel_hz);
+std::vector<KernelArgument> all_kernel_arguments(const BootSpec& spec, const FrameLink& frames) {
+  // Under the instruction clock the TSC counts guest nanoseconds (QEMU system/cpu-timers.c, cpu_get_ticks),
+  // and nothing that was measured on the host may get into the guest.
+  const HostTsc tsc = spec.deterministic ? HostTsc{.steady = true, .hertz = 1e9} : measure_host_tsc();
+  auto arguments = tcg_kernel_arguments(tsc, spec.kernel_hz, frames.guest_address());
   arguments.insert(arguments.end(), spec.kernel_arguments.begin(), spec.kernel_arguments.end());
   return arguments;
+}
+
+std::unique_ptr<TcgFrameLink> make_frame_link(const BootSpec& spec) {
+  if (spec.deterministic) return std::make_unique<DebugPortFrameLink>();
+  return std::make_unique<VirtioFrameLink>();
 }
 
 }  // namespace
@@ -84,6 +100,12 @@ Expected<std::unique_ptr<Machine>> TcgMachine::create(boost::asio::io_context& l
   if (auto limits = check_pc_limits(spec); !limits) return std::unexpected(std::move(limits.error()));
   auto qemu = find_qemu(default_qemu_places());
   if (!qemu) return std::unexpected(std::move(qemu.error()));
+  if (spec.deterministic && !qemu->multi_thread_safe()) {
+    return fail(
+        ErrorCode::kUsage,
+        fmt::format("a deterministic run needs QEMU 10 or newer, and {} is {}; scripts/fetch-qemu gets one",
+                    qemu->path, qemu->version));
+  }
   return std::make_unique<TcgMachine>(loop, std::move(spec), std::move(*qemu), single_thread);
 }
 
@@ -91,7 +113,8 @@ TcgMachine::TcgMachine(boost::asio::io_context& loop, BootSpec spec, Qemu qemu, 
     : loop_(loop),
       spec_(std::move(spec)),
       qemu_(std::move(qemu)),
-      command_line_(join_kernel_arguments(all_kernel_arguments(spec_), spec_.command_line)),
+      frames_(make_frame_link(spec_)),
+      command_line_(join_kernel_arguments(all_kernel_arguments(spec_, *frames_), spec_.command_line)),
       qmp_watch_(loop),
       exit_watch_(loop),
       self_(std::make_shared<TcgMachine*>(this)) {
@@ -107,7 +130,7 @@ TcgMachine::TcgMachine(boost::asio::io_context& loop, BootSpec spec, Qemu qemu, 
 }
 
 TcgMachine::~TcgMachine() {
-  stop();
+  TcgMachine::stop();
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -131,9 +154,9 @@ Expected<void> TcgMachine::launch() {
   ram_ = memory_->regions();
 
   auto qmp = make_socket_pair();
-  auto serial = make_pipe();
+  auto serial = make_pipe(spec_.deterministic ? kDeterministicPipe : 0);
   auto hvc = make_socket_pair();
-  auto frames = make_socket_pair();
+  auto frames = spec_.deterministic ? make_pipe(kDeterministicPipe) : make_socket_pair();
   for (auto* pair : {&qmp, &serial, &hvc, &frames}) {
     if (!*pair) return std::unexpected(std::move(pair->error()));
   }
@@ -169,10 +192,10 @@ Expected<void> TcgMachine::connect(PortEnds ends) {
   if (opened) opened = open_port(std::move(ends.hvc), console(ConsolePort::kHvc));
   if (opened) {
     opened = open_port(std::move(ends.frames),
-                       [this](std::span<const std::byte> bytes) { frames_.receive(bytes); });
+                       [this](std::span<const std::byte> bytes) { frames_->receive(bytes); });
   }
   if (!opened) return std::unexpected(std::move(opened.error()));
-  frames_.attach(*opened);
+  frames_->attach(*opened);
   qmp_.emplace(std::move(ends.qmp));
 
   if (auto ready = begin_guest(); !ready) return std::unexpected(startup_error(std::move(ready.error())));
@@ -320,7 +343,7 @@ void TcgMachine::settle() {
   if (alive()) drain_ports();
 }
 
-void TcgMachine::finish(MachineEvent event) {
+void TcgMachine::finish(const MachineEvent& event) {
   settle();
   if (!alive()) return;
   end_process();

@@ -17,8 +17,8 @@
 #include "host/machine/tcg/qemu_finder.h"
 #include "host/machine/tcg/qmp_client.h"
 #include "host/machine/tcg/stream_port.h"
+#include "host/machine/tcg/tcg_frame_links.h"
 #include "host/machine/tcg/vcpu_clock.h"
-#include "host/machine/tcg/virtio_frame_link.h"
 
 namespace ktstr {
 
@@ -31,7 +31,8 @@ namespace ktstr {
 //   * VcpuRegisters::kernel_gs_base is 0: QEMU's monitor does not show it.
 class TcgMachine : public Machine {
  public:
-  // Errors: kHost when there is no usable QEMU; as of check_pc_limits.
+  // Errors: kHost when there is no usable QEMU; kUsage when this QEMU cannot run deterministically; as of
+  // check_pc_limits.
   static Expected<std::unique_ptr<Machine>> create(boost::asio::io_context& loop, BootSpec spec,
                                                    bool single_thread);
   // The same with a QEMU that was found already. `spec` has passed check_pc_limits.
@@ -47,7 +48,7 @@ class TcgMachine : public Machine {
 
   void set_console_receiver(ConsoleReceiver receiver) override { console_receiver_ = std::move(receiver); }
   void set_event_receiver(EventReceiver receiver) override { event_receiver_ = std::move(receiver); }
-  FrameLink& frames() override { return frames_; }
+  FrameLink& frames() override { return *frames_; }
 
   Expected<void> start() override;
   Expected<PauseReport> pause(std::chrono::nanoseconds limit) override;
@@ -89,18 +90,18 @@ class TcgMachine : public Machine {
   void end_process();
   void close_all();
   // The machine has ended by itself: delivers what is left, then the event.
-  void finish(MachineEvent event);
+  void finish(const MachineEvent& event);
   void announce(const MachineEvent& event);
 
   boost::asio::io_context& loop_;
   BootSpec spec_;
   Qemu qemu_;
+  std::unique_ptr<TcgFrameLink> frames_;
   KernelCommandLine command_line_;
   std::vector<std::string> argv_;
   std::vector<std::string> warnings_;
   ConsoleReceiver console_receiver_;
   EventReceiver event_receiver_;
-  VirtioFrameLink frames_;
 
   State state_ = State::kCreated;
   std::optional<ChildProcess> child_;

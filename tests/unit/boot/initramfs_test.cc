@@ -18,7 +18,6 @@ namespace ktstr::test {
 namespace {
 
 namespace fs = std::filesystem;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 class InitramfsTest : public BootTest {

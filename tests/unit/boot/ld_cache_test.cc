@@ -92,7 +92,7 @@ TEST_F(LdCacheTest, BaselineWinsOverVariantsForNewerCpus) {
   entry(1, v2, bit | 1);
   entry(2, base, 0);
   const auto strings = static_cast<std::uint32_t>(bytes.size());
-  bytes += std::string("x86-64-v3\0x86-64-v2\0", 20);
+  bytes += std::string("x86-64-v3") + '\0' + "x86-64-v2" + '\0';
   const auto extension = static_cast<std::uint32_t>(bytes.size());
   bytes = with(bytes, kExtension, extension);
   for (const std::uint32_t word : {0xeaa42174U, 1U, 1U, 0U, extension + 24, 8U, strings, strings + 10}) {

@@ -146,7 +146,7 @@ TEST(FrameDamage, APossibleLengthCannotSwallowTheFramesBehindIt) {
   FrameEncoder encoder(3);
   Payloads expected = {kSent[1], kSent[2]};
   for (int i = 0; i < 20; ++i) {
-    expected.push_back(std::string(60000, static_cast<char>('a' + i)));
+    expected.emplace_back(60000, static_cast<char>('a' + i));
     feed(decoder, encoder.encode(expected.back()));
   }
   EXPECT_EQ(drain(decoder), expected);

@@ -43,7 +43,7 @@ class ScenarioRunTest : public ::testing::Test {
   }
   ScenarioOutcome run(const std::string& text, WorkerGroup::Patience patience = kPatient) {
     EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &scenario_)) << text;
-    ScenarioRun run(scenario_, 4, cgroups_, supervisor_, patience);
+    ScenarioRun run(scenario_, 4, cgroups_, supervisor_, 0, patience);
     return run.run();
   }
   // Ends the first wait that has a deadline in the future, which is the first hold when nobody needs waiting
@@ -157,7 +157,7 @@ TEST_F(ScenarioRunTest, HoldsAreClampedToTheDuration) {
 
 TEST_F(ScenarioRunTest, StepWithoutTimeLeftIsInconclusive) {
   // The first hold ends late, as under an overloaded host.
-  supervisor_.observer = [this](const ktstr::v1::Frame& frame) {
+  supervisor_.observer = [](const ktstr::v1::Frame& frame) {
     if (!frame.has_step_end()) return;
     const MonotonicTime late = monotonic_now() + milliseconds(20);
     while (monotonic_now() < late) {

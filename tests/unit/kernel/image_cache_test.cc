@@ -10,6 +10,7 @@
 
 #include <gtest/gtest.h>
 
+#include "common/xxh3.h"
 #include "host/kernel/bytes.h"
 #include "tests/unit/common/scratch_dir.h"
 #include "tests/unit/kernel/test_image.h"
@@ -160,12 +161,12 @@ TEST_F(ImageCacheTest, KeyDependsOnEveryByteAndIsTheSameForFiles) {
   const std::string image = make_bzimage();
   std::string other = image;
   other.back() = 'x';
-  EXPECT_EQ(ImageCache::key_of(bytes_of(image)).size(), 32u);
-  EXPECT_NE(ImageCache::key_of(bytes_of(image)), ImageCache::key_of(bytes_of(other)));
+  EXPECT_EQ(Xxh3::hex_of(bytes_of(image)).size(), 32u);
+  EXPECT_NE(Xxh3::hex_of(bytes_of(image)), Xxh3::hex_of(bytes_of(other)));
   const std::string large(1'000'003, 'l');
   const UniqueFd fd(::open(scratch_.file("large", large).c_str(), O_RDONLY | O_CLOEXEC));
-  EXPECT_EQ(ImageCache::key_of_file(fd.get(), large.size()).value(), ImageCache::key_of(bytes_of(large)));
-  EXPECT_FALSE(ImageCache::key_of_file(fd.get(), large.size() + 1));
+  EXPECT_EQ(Xxh3::hex_of_file(fd.get(), large.size()).value(), Xxh3::hex_of(bytes_of(large)));
+  EXPECT_FALSE(Xxh3::hex_of_file(fd.get(), large.size() + 1));
 }
 
 // Sets a variable, or unsets it with nullptr, and puts back what was there.

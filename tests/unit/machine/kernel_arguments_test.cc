@@ -12,21 +12,21 @@ bool has(const std::vector<KernelArgument>& arguments, const std::string& text) 
 }
 
 TEST(KernelArguments, TheSerialConsoleComesFirst) {
-  const auto arguments = tcg_kernel_arguments({}, 0);
+  const auto arguments = tcg_kernel_arguments({}, 0, "virtio:x");
   ASSERT_FALSE(arguments.empty());
   EXPECT_EQ(arguments[0].text, "console=ttyS0");
   for (const auto& argument : arguments) EXPECT_FALSE(argument.reason.empty()) << argument.text;
 }
 
 TEST(KernelArguments, TscIsTrustedOnlyWhereTheHostsIsSteady) {
-  EXPECT_FALSE(has(tcg_kernel_arguments({}, 250), "tsc=reliable"));
-  EXPECT_TRUE(has(tcg_kernel_arguments({.steady = true, .hertz = 2.3e9}, 250), "tsc=reliable"));
+  EXPECT_FALSE(has(tcg_kernel_arguments({}, 250, "virtio:x"), "tsc=reliable"));
+  EXPECT_TRUE(has(tcg_kernel_arguments({.steady = true, .hertz = 2.3e9}, 250, "virtio:x"), "tsc=reliable"));
 }
 
 TEST(KernelArguments, LoopsPerJiffyNeedBothFrequencies) {
-  EXPECT_TRUE(has(tcg_kernel_arguments({.steady = true, .hertz = 2.3e9}, 250), "lpj=9200000"));
-  EXPECT_TRUE(has(tcg_kernel_arguments({.steady = true, .hertz = 2.3e9}, 1000), "lpj=2300000"));
-  for (const auto& argument : tcg_kernel_arguments({.steady = true, .hertz = 2.3e9}, 0)) {
+  EXPECT_TRUE(has(tcg_kernel_arguments({.steady = true, .hertz = 2.3e9}, 250, "virtio:x"), "lpj=9200000"));
+  EXPECT_TRUE(has(tcg_kernel_arguments({.steady = true, .hertz = 2.3e9}, 1000, "virtio:x"), "lpj=2300000"));
+  for (const auto& argument : tcg_kernel_arguments({.steady = true, .hertz = 2.3e9}, 0, "virtio:x")) {
     EXPECT_FALSE(argument.text.starts_with("lpj="));
   }
 }

@@ -141,7 +141,7 @@ std::vector<pid_t> processes_with(const std::string& marker) {
   std::vector<pid_t> found;
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator("/proc", error)) {
-    const pid_t pid = std::atoi(entry.path().filename().c_str());
+    const pid_t pid = static_cast<pid_t>(std::strtol(entry.path().filename().c_str(), nullptr, 10));
     if (pid > 0 && pid != ::getpid() && slurp(entry.path() / "cmdline").find(marker) != std::string::npos)
       found.push_back(pid);
   }
