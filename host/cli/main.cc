@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "common/units.h"
+#include "host/cli/explore_command.h"
 #include "host/cli/replay_command.h"
 #include "host/cli/run_command.h"
 #include "host/cli/run_options.h"
@@ -61,6 +62,10 @@ int run_program(int argc, char** argv) {
       app.add_subcommand("replay", "Run a deterministic run again and compare it with what it gave then");
   replay->add_option("FOLDER", replay_request.folder, "Folder of the run, e.g. ktstr-out/latest")->required();
   replay->add_flag("--anyway", replay_request.anyway, "Run although inputs have changed");
+  ktstr::ExploreRequest explore_request;
+  auto* explore =
+      app.add_subcommand("explore", "Run a scenario under many seeds, and group the failures");
+  ktstr::add_explore_options(*explore, explore_request);
   app.require_subcommand(0, 1);
   try {
     app.parse(argc, argv);
@@ -74,6 +79,10 @@ int run_program(int argc, char** argv) {
     replay_request.out = app.get_option("--out")->count() > 0 ? request.out : "";
     replay_request.verbose = request.verbose > 0;
     return ktstr::replay_command(replay_request);
+  }
+  if (explore->parsed()) {
+    explore_request.run = request;
+    return ktstr::explore_command(explore_request);
   }
   if (request.kernel.empty()) {
     return ktstr::report_failure(Error(ErrorCode::kUsage,

@@ -94,4 +94,37 @@ void add_run_options(CLI::App& app, RunRequest& request) {
   app.add_flag("-v,--verbose", request.verbose, "Show the guest's console")->group(results);
 }
 
+std::vector<std::string> run_arguments(const RunRequest& request) {
+  const RunRequest defaults;
+  std::vector<std::string> words;
+  const auto text = [&](const char* name, const std::string& value, const std::string& unless) {
+    if (value != unless) words.push_back(std::string(name) + "=" + value);
+  };
+  const auto flag = [&](const char* name, bool given) {
+    if (given) words.emplace_back(name);
+  };
+  text("--kernel", request.kernel, defaults.kernel);
+  text("--scheduler", request.scheduler, defaults.scheduler);
+  text("--scheduler-args", request.scheduler_args, defaults.scheduler_args);
+  text("--scenario", request.scenario, defaults.scenario);
+  text("--duration", request.duration, defaults.duration);
+  for (const std::string& include : request.includes) words.push_back("--include=" + include);
+  if (request.cpus) words.push_back("--cpus=" + std::to_string(*request.cpus));
+  text("--topology", request.topology, defaults.topology);
+  text("--memory", request.memory, defaults.memory);
+  if (request.accel != defaults.accel) {
+    words.emplace_back(request.accel == AccelChoice::kKvm ? "--accel=kvm" : "--accel=tcg");
+  }
+  text("--deterministic", request.seed, defaults.seed);
+  for (const std::string& argument : request.append) words.push_back("--append=" + argument);
+  flag("--kaslr", request.kaslr);
+  text("--boot-timeout", request.boot_timeout, defaults.boot_timeout);
+  flag("--no-retry", !request.retry);
+  text("--out", request.out, defaults.out);
+  flag("--bisect", request.bisect);
+  flag("--bisect-boot", request.bisect_boot);
+  for (int i = 0; i < request.verbose; ++i) words.emplace_back("--verbose");
+  return words;
+}
+
 }  // namespace ktstr

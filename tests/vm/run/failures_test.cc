@@ -19,7 +19,7 @@ class Failures : public VmTest {
   }
   VmRun inject(const std::string& fault, std::vector<std::string> more = {}) const {
     more.insert(more.end(), {"--append", "ktstr.inject=" + fault});
-    return run_on("7.2", std::move(more));
+    return run_seeded("7.2", std::move(more));
   }
 };
 
@@ -33,7 +33,7 @@ TEST_F(Failures, AKilledSchedulerIsExit4) {
 TEST_F(Failures, AStallIsExit4WithTheKernelsReason) {
   KTSTR_NEEDS(scheduler, example_scheduler("scx_qmap"));
   const VmRun run =
-      run_on("7.2", {"--scheduler", scheduler, "--scheduler-args", "-t 50 -T 50", "--duration", "30s"});
+      run_seeded("7.2", {"--scheduler", scheduler, "--scheduler-args", "-t 50 -T 50", "--duration", "30s"});
   EXPECT_EQ(run.exit_code, 4) << run.describe();
   EXPECT_NE(run.reason_text().find("stall"), std::string::npos) << run.describe();
 }
@@ -99,14 +99,14 @@ class StartFailures : public Failures {
 TEST_F(StartFailures, OneThatExitsAtOnceShowsItsLastWords) {
   KTSTR_NEEDS(program,
               compile("scx_gone", "#include <stdio.h>\nint main(void){puts(\"no luck today\");return 3;}"));
-  const VmRun run = run_on("7.2", {"--scheduler", program});
+  const VmRun run = run_seeded("7.2", {"--scheduler", program});
   EXPECT_EQ(run.exit_code, 12) << run.describe();
   EXPECT_NE(run.reason_text().find("no luck today"), std::string::npos) << run.reason_text();
 }
 
 TEST_F(StartFailures, OneThatNeverAttachesIsGivenUp) {
   KTSTR_NEEDS(program, compile("scx_idle", "#include <unistd.h>\nint main(void){for(;;)pause();}"));
-  const VmRun run = run_on("7.2", {"--scheduler", program});
+  const VmRun run = run_seeded("7.2", {"--scheduler", program});
   EXPECT_EQ(run.exit_code, 12) << run.describe();
   EXPECT_NE(run.reason_text().find("did not attach"), std::string::npos) << run.reason_text();
 }
@@ -114,7 +114,7 @@ TEST_F(StartFailures, OneThatNeverAttachesIsGivenUp) {
 TEST_F(StartFailures, OneThatTheVerifierRefusesShowsTheVerifiersWords) {
   KTSTR_NEEDS(scheduler, example_scheduler("refused/scx_qmap"));
   // -v: scx_qmap hides libbpf's messages otherwise.
-  const VmRun run = run_on("7.2", {"--scheduler", scheduler, "--scheduler-args", "-v"});
+  const VmRun run = run_seeded("7.2", {"--scheduler", scheduler, "--scheduler-args", "-v"});
   EXPECT_EQ(run.exit_code, 12) << run.describe();
   EXPECT_NE(run.out.find("invalid mem access"), std::string::npos) << run.describe();
   EXPECT_NE(run.out.find(" insns (limit "), std::string::npos) << run.describe();
@@ -125,7 +125,7 @@ TEST_F(StartFailures, AMissingLibraryIsNamedBeforeTheBoot) {
   KTSTR_NEEDS(program, compile("scx_lib", "int gone(void); int main(void){return gone();}",
                                "-L" + folder().string() + " -l:libktstrgone.so"));
   std::filesystem::remove(library);
-  const VmRun run = run_on("7.2", {"--scheduler", program});
+  const VmRun run = run_seeded("7.2", {"--scheduler", program});
   EXPECT_EQ(run.exit_code, 12) << run.describe();
   EXPECT_NE(run.err.find("libktstrgone.so"), std::string::npos) << run.err;
   EXPECT_TRUE(run.folder.empty());

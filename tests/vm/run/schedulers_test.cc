@@ -30,71 +30,98 @@ void expect_pass(const VmRun& run, const std::string& ops) {
   }
 }
 
+// On the deterministic machine, so that a busy host changes nothing.
 class Steady : public VmTest {};
+
+// On the ordinary machine: several vCPUs at once, the host's clock.
+class Ordinary : public VmTest {};
+
+TEST_F(Ordinary, PassesUnderEevdf) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  expect_pass(run_on("7.2", {}), "");
+}
+
+TEST_F(Ordinary, PassesUnderSimple) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
+  expect_pass(run_on("7.2", {"--scheduler", scheduler}), "simple");
+}
+
+TEST_F(Ordinary, PassesUnderSimpleOn618) {
+  KTSTR_NEEDS(kernel_618, kernel("6.18"));
+  KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
+  expect_pass(run_on("6.18", {"--scheduler", scheduler}), "simple");
+}
+
+TEST_F(Ordinary, PassesUnderLavd) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, real_scheduler("scx_lavd"));
+  expect_pass(run_on("7.2", {"--scheduler", scheduler}), "lavd");
+}
 
 TEST_F(Steady, PassesUnderEevdf) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
-  const VmRun run = run_on("7.2", {});
+  const VmRun run = run_seeded("7.2", {});
   expect_pass(run, "");
   EXPECT_FALSE(run.result["guest"]["steps"].empty());
 }
 
 TEST_F(Steady, PassesUnderEevdfOn618) {
   KTSTR_NEEDS(kernel_618, kernel("6.18"));
-  expect_pass(run_on("6.18", {}), "");
+  expect_pass(run_seeded("6.18", {}), "");
 }
 
 TEST_F(Steady, PassesUnderSimple) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
-  expect_pass(run_on("7.2", {"--scheduler", scheduler}), "simple");
+  expect_pass(run_seeded("7.2", {"--scheduler", scheduler}), "simple");
 }
 
 TEST_F(Steady, PassesUnderCentral) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(scheduler, example_scheduler("scx_central"));
-  expect_pass(run_on("7.2", {"--scheduler", scheduler}), "central");
+  expect_pass(run_seeded("7.2", {"--scheduler", scheduler}), "central");
 }
 
 TEST_F(Steady, PassesUnderBpfland) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(scheduler, real_scheduler("scx_bpfland"));
-  expect_pass(run_on("7.2", {"--scheduler", scheduler}), "bpfland");
+  expect_pass(run_seeded("7.2", {"--scheduler", scheduler}), "bpfland");
 }
 
 TEST_F(Steady, PassesUnderLavd) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(scheduler, real_scheduler("scx_lavd"));
-  expect_pass(run_on("7.2", {"--scheduler", scheduler}), "lavd");
+  expect_pass(run_seeded("7.2", {"--scheduler", scheduler}), "lavd");
 }
 
 TEST_F(Steady, PassesUnderLavdOn618) {
   KTSTR_NEEDS(kernel_618, kernel("6.18"));
   KTSTR_NEEDS(scheduler, real_scheduler("scx_lavd"));
-  expect_pass(run_on("6.18", {"--scheduler", scheduler}), "lavd");
+  expect_pass(run_seeded("6.18", {"--scheduler", scheduler}), "lavd");
 }
 
 TEST_F(Steady, PassesUnderRustyOn618) {
   KTSTR_NEEDS(kernel_618, kernel("6.18"));
   KTSTR_NEEDS(scheduler, real_scheduler("scx_rusty"));
-  expect_pass(run_on("6.18", {"--scheduler", scheduler}), "rusty");
+  expect_pass(run_seeded("6.18", {"--scheduler", scheduler}), "rusty");
 }
 
 TEST_F(Steady, RustyOn72DiesWithItsOwnMessage) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(scheduler, real_scheduler("scx_rusty"));
-  const VmRun run = run_on("7.2", {"--scheduler", scheduler});
+  const VmRun run = run_seeded("7.2", {"--scheduler", scheduler});
   ASSERT_EQ(run.exit_code, 4) << run.describe();
   EXPECT_NE(run.reason_text().find("kptr already had cpumask"), std::string::npos) << run.describe();
 }
 
-TEST_F(Steady, PassesWithKaslr) {
+TEST_F(Ordinary, PassesWithKaslr) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
   expect_pass(run_on("7.2", {"--scheduler", scheduler, "--kaslr", "--duration", "1s"}), "simple");
 }
 
-TEST_F(Steady, TheGuestHasTheTopologyThatWasAskedFor) {
+TEST_F(Ordinary, TheGuestHasTheTopologyThatWasAskedFor) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   const VmRun run = run_on("7.2", {"--topology", "numa=1,llcs=2,cores=2,threads=1", "--duration", "1s"});
   expect_pass(run, "");
@@ -104,11 +131,11 @@ TEST_F(Steady, TheGuestHasTheTopologyThatWasAskedFor) {
 TEST_F(Steady, AKernelWithoutSchedExtIsTestedWithItsOwnScheduler) {
   KTSTR_NEEDS(kernel_612, kernel("6.12"));
   KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
-  expect_pass(run_on("6.12", {"--duration", "1s"}), "");
-  const VmRun run = run_on("6.12", {"--scheduler", scheduler});
+  expect_pass(run_seeded("6.12", {"--duration", "1s"}), "");
+  const VmRun run = run_seeded("6.12", {"--scheduler", scheduler});
   EXPECT_EQ(run.exit_code, 11) << run.describe();
   EXPECT_NE(run.err.find("CONFIG_SCHED_CLASS_EXT"), std::string::npos) << run.describe();
-  EXPECT_EQ(run_on("6.12", {"--scheduler", scheduler, "--bisect"}).exit_code, 125);
+  EXPECT_EQ(run_seeded("6.12", {"--scheduler", scheduler, "--bisect"}).exit_code, 125);
 }
 
 // What somebody who bisects has: a build tree, and the vmlinux in it. Made of a packaged kernel.
@@ -133,6 +160,7 @@ TEST_F(Steady, PassesFromABuildTreeAndFromItsVmlinux) {
   for (const std::string& path : {tree.string(), (tree / "vmlinux").string()}) {
     std::vector<std::string> arguments{"--kernel", path};
     arguments.insert(arguments.end(), rest.begin(), rest.end());
+    arguments.push_back("--deterministic=" + seed());
     const VmRun run = this->run(arguments);
     expect_pass(run, "simple");
     EXPECT_EQ(run.result["plan"]["kernel"]["config_source"], (tree / ".config").string());
@@ -171,7 +199,7 @@ class Catalog : public VmTest, public ::testing::WithParamInterface<const char*>
 
 TEST_P(Catalog, PassesUnderEevdf) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
-  expect_pass(run_on("7.2", {"--scenario", GetParam()}), "");
+  expect_pass(run_seeded("7.2", {"--scenario", GetParam()}), "");
 }
 
 INSTANTIATE_TEST_SUITE_P(Scenarios, Catalog,

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <iostream>
 #include <sstream>
 #include <thread>
 
@@ -125,6 +126,24 @@ VmRun VmTest::run_on(const std::string& series, std::vector<std::string> argumen
                      const std::function<void(pid_t)>& meanwhile) const {
   arguments.insert(arguments.begin(), {"--kernel", kernel(series)});
   return run(std::move(arguments), meanwhile);
+}
+
+std::string VmTest::seed() {
+  if (const std::string given = environment("KTSTR_TEST_SEED"); !given.empty()) return given;
+  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+  std::uint32_t hash = 2166136261U;  // FNV-1a: the same on every machine
+  for (const char c : std::string(test->test_suite_name()) + "." + test->name())
+    hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
+  return std::to_string(hash % 10000);
+}
+
+VmRun VmTest::run_seeded(const std::string& series, std::vector<std::string> arguments,
+                         const std::function<void(pid_t)>& meanwhile) const {
+  const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+  // scripts/test gathers these lines.
+  std::cout << "seed of " << test->test_suite_name() << "." << test->name() << ": " << seed() << std::endl;
+  arguments.push_back("--deterministic=" + seed());
+  return run_on(series, std::move(arguments), meanwhile);
 }
 
 bool VmTest::wait_for_output(pid_t pid, const std::string& text) const {

@@ -52,6 +52,13 @@ class VmTest : public ::testing::Test {
   VmRun run_on(const std::string& series, std::vector<std::string> arguments,
                const std::function<void(pid_t)>& meanwhile = {}) const;
 
+  // The same with an instruction clock and this test's seed: tests of function, which the host's load must
+  // not change.
+  VmRun run_seeded(const std::string& series, std::vector<std::string> arguments,
+                   const std::function<void(pid_t)>& meanwhile = {}) const;
+  // Of the running test: KTSTR_TEST_SEED, or a number that follows from the test's name.
+  static std::string seed();
+
   // Waits until the running ktstr-vm has written `text` to its standard error; the file is complete lines.
   // False when ktstr-vm ended first.
   bool wait_for_output(pid_t pid, const std::string& text) const;
