@@ -152,7 +152,8 @@ void add_explore_options(CLI::App& command, ExploreRequest& request) {
       ->check(CLI::Range(1U, kMaxJobs).description(""));
   command.add_option("--first-seed", request.first_seed, "First seed (default 1); the others follow it")
       ->group(group)
-      ->type_name("S");
+      ->type_name("S")
+      ->check(CLI::Validator(CLI::NonNegativeNumber).description(""));
   command.add_flag("--until-failure", request.until_failure, "End at the first failure")->group(group);
   command
       .add_option("--resume", request.resume,

@@ -20,6 +20,21 @@ TEST(BootArguments, QuotesProtectBlanksAndTheLastOneWins) {
   EXPECT_EQ(arguments.injection, Injection::kNone);
 }
 
+TEST(BootArguments, KnowsTheDebugPort) {
+  EXPECT_EQ(parse_boot_arguments("ktstr.frames=debugcon:0xe9").debug_port, 0xe9);
+  EXPECT_EQ(parse_boot_arguments("ktstr.frames=debugcon:0xffff").debug_port, 0xffff);
+  const auto last = parse_boot_arguments("ktstr.frames=virtio:a ktstr.frames=debugcon:0x402");
+  EXPECT_EQ(last.debug_port, 0x402);
+  EXPECT_TRUE(last.frame_port.empty());
+  EXPECT_EQ(parse_boot_arguments("ktstr.frames=debugcon:0xe9 ktstr.frames=virtio:a").debug_port, 0);
+  for (const char* bad :
+       {"debugcon:", "debugcon:0x", "debugcon:e9", "debugcon:0x0", "debugcon:0x10000", "debugcon:0xe9x"}) {
+    const auto arguments = parse_boot_arguments(std::string("ktstr.frames=") + bad);
+    EXPECT_EQ(arguments.debug_port, 0) << bad;
+    EXPECT_EQ(arguments.problems.size(), 1U) << bad;
+  }
+}
+
 TEST(BootArguments, KnowsTheInjections) {
   EXPECT_EQ(parse_boot_arguments("ktstr.inject=panic").injection, Injection::kPanic);
   EXPECT_EQ(parse_boot_arguments("ktstr.inject=init-crash").injection, Injection::kInitCrash);
@@ -27,6 +42,7 @@ TEST(BootArguments, KnowsTheInjections) {
   EXPECT_EQ(parse_boot_arguments("ktstr.inject=exit").injection, Injection::kExit);
   EXPECT_EQ(parse_boot_arguments("ktstr.inject=silent").injection, Injection::kSilent);
   EXPECT_EQ(parse_boot_arguments("ktstr.inject=kill-scheduler").injection, Injection::kKillScheduler);
+  EXPECT_EQ(parse_boot_arguments("ktstr.inject=late-output").injection, Injection::kLateOutput);
 }
 
 TEST(BootArguments, NamesWhatItDoesNotUnderstand) {

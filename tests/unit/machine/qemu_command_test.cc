@@ -108,5 +108,24 @@ TEST(QemuCommand, EachLlcIsASocketAndEachNodeHasItsMemory) {
                                                              "node,nodeid=1,memdev=ram1,cpus=4-11"}));
 }
 
+TEST(QemuCommand, ADeterministicMachineHasNoClockButItsOwnAndNothingThatTheHostsLoopServes) {
+  BootSpec spec = small_spec();
+  spec.deterministic = DeterministicClock{.shift = 3, .seed = 18446744073709551615U};
+  const auto argv = qemu_command(spec, {.binary = "/q"});
+  EXPECT_EQ(value(argv, "-accel"), "tcg,thread=single");
+  EXPECT_EQ(value(argv, "-icount"), "shift=3,sleep=off");
+  EXPECT_EQ(value(argv, "-seed"), "18446744073709551615");
+  EXPECT_EQ(value(argv, "-rtc"), "base=2026-01-01T00:00:00,clock=vm");
+  EXPECT_EQ(values(argv, "-device"), (std::vector<std::string>{"isa-debugcon,iobase=0xe9,chardev=frames"}));
+  EXPECT_EQ(values(argv, "-chardev"),
+            (std::vector<std::string>{"socket,id=qmp,fd=3", "file,id=serial,path=/proc/self/fd/4",
+                                      "file,id=frames,path=/proc/self/fd/6"}));
+}
+
+TEST(QemuCommand, AnOrdinaryMachineHasTheHostsClock) {
+  const auto argv = qemu_command(small_spec(), {.binary = "/q"});
+  for (const char* word : {"-icount", "-seed", "-rtc"}) EXPECT_FALSE(has(argv, word)) << word;
+}
+
 }  // namespace
 }  // namespace ktstr

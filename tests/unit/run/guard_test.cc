@@ -106,5 +106,48 @@ TEST(Guard, AGoodbyeWithoutPowerOffEnds) {
   ASSERT_TRUE(guard.look(at(12s, 3, Session::Phase::kBye)));
 }
 
+GuardSample active(std::chrono::nanoseconds real, std::chrono::nanoseconds active) {
+  GuardSample sample = at(0s, 1, Session::Phase::kScenario);
+  sample.real_time = real;
+  sample.vcpu_active = active;
+  return sample;
+}
+
+TEST(Guard, AMachineThatNeitherRunsNorWaitsIsAFaultOfTheHost) {
+  GuardLimits patient = limits();
+  patient.standstill = 50s;
+  Guard guard(patient);
+  ASSERT_FALSE(guard.look(active(1s, 1s)));
+  ASSERT_FALSE(guard.look(active(51s, 1s)));
+  const auto trip = guard.look(active(52s, 1s));
+  ASSERT_TRUE(trip);
+  EXPECT_EQ(trip->kind, GuardTrip::Kind::kStandstill);
+}
+
+TEST(Guard, AMachineThatOnlyWaitsForACpuHasNotStoodStill) {
+  GuardLimits patient = limits();
+  patient.standstill = 50s;
+  Guard guard(patient);
+  for (auto now = 1s; now < 500s; now += 10s) ASSERT_FALSE(guard.look(active(now, now)));
+}
+
+TEST(Guard, WithoutFiguresOfTheVcpusThereIsNoStandstill) {
+  Guard guard(limits());
+  ASSERT_FALSE(guard.look(active(1s, 0s)));
+  ASSERT_FALSE(guard.look(active(10000s, 0s)));
+}
+
+TEST(Guard, GuestTimeCountsAtEveryFrame) {
+  const Guard guard(limits());
+  GuardSample sample = at(0s, 1, Session::Phase::kScenario);
+  sample.scenario_start_ns = guest(1s);
+  sample.guest_ns = guest(21s);
+  EXPECT_FALSE(guard.look_at_guest_time(sample));
+  sample.guest_ns = guest(21s) + 1;
+  const auto trip = guard.look_at_guest_time(sample);
+  ASSERT_TRUE(trip);
+  EXPECT_EQ(trip->kind, GuardTrip::Kind::kScenario);
+}
+
 }  // namespace
 }  // namespace ktstr

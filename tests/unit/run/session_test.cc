@@ -105,5 +105,22 @@ TEST_F(SessionTest, AStreamThatStartsAnewIsABreak) {
   EXPECT_EQ(session.stats().lost(), 0U);
 }
 
+TEST_F(SessionTest, BehindAClosedGateNothingIsTaken) {
+  std::vector<std::uint64_t> seen;
+  session.set_frame_gate([&seen](std::string_view payload, const Frame& frame) {
+    EXPECT_FALSE(payload.empty());
+    seen.push_back(frame.guest_ns());
+    return frame.guest_ns() < 2;
+  });
+  for (std::uint64_t ns = 1; ns <= 3; ++ns) {
+    Frame frame = note(std::to_string(ns));
+    frame.set_guest_ns(ns);
+    send(frame);
+  }
+  EXPECT_EQ(seen, (std::vector<std::uint64_t>{1, 2}));
+  ASSERT_EQ(session.guest().warnings_size(), 1);
+  EXPECT_EQ(session.guest().warnings(0), "1");
+}
+
 }  // namespace
 }  // namespace ktstr
