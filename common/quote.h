@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace ktstr {
 
@@ -11,5 +12,8 @@ namespace ktstr {
 // and cut after `limit` bytes ("'abc'..."), so that hostile text can neither flood a message nor steer the
 // user's terminal.
 std::string quote(std::string_view text, std::size_t limit = 60);
+
+// The words as one line that a POSIX shell splits into the same words again.
+std::string shell_quoted(const std::vector<std::string>& words);
 
 }  // namespace ktstr

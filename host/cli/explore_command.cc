@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include "common/quote.h"
 #include "common/units.h"
 #include "host/cli/run_command.h"
 #include "host/cli/run_options.h"

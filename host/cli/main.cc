@@ -28,11 +28,14 @@ constexpr const char* kFooter =
     "10 kernel did not reach PID 1, 11 kernel lacks something, 12 scheduler could not be started,\n"
     "20 host trouble, 21 inconclusive. The last line on standard output is for machines.";
 
-// All long option names, for "did you mean".
+// All long option names, those of the commands among them, for "did you mean".
 std::vector<std::string> option_names(const CLI::App& app) {
   std::vector<std::string> names;
   for (const CLI::Option* option : app.get_options()) {
     for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; })) {
+    for (std::string& name : option_names(*command)) names.push_back(std::move(name));
   }
   return names;
 }
@@ -63,8 +66,7 @@ int run_program(int argc, char** argv) {
   replay->add_option("FOLDER", replay_request.folder, "Folder of the run, e.g. ktstr-out/latest")->required();
   replay->add_flag("--anyway", replay_request.anyway, "Run although inputs have changed");
   ktstr::ExploreRequest explore_request;
-  auto* explore =
-      app.add_subcommand("explore", "Run a scenario under many seeds, and group the failures");
+  auto* explore = app.add_subcommand("explore", "Run a scenario under many seeds, and group the failures");
   ktstr::add_explore_options(*explore, explore_request);
   app.require_subcommand(0, 1);
   try {

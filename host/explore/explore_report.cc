@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "common/error.h"
+#include "common/quote.h"
 #include "host/explore/signature.h"
 #include "host/report/summary.h"
 #include "host/run/run_request.h"
@@ -64,29 +65,6 @@ Json group_json(const ExploreState& state, const Findings::Group& group) {
 }
 
 }  // namespace
-
-std::string shell_quoted(const std::vector<std::string>& words) {
-  static constexpr const char* kPlain =
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-+=/.,:@%";
-  std::string line;
-  for (const std::string& word : words) {
-    if (!line.empty()) line += ' ';
-    if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) {
-      line += word;
-      continue;
-    }
-    line += '\'';
-    for (const char c : word) {
-      if (c == '\'') {
-        line += "'\\''";
-      } else {
-        line += c;
-      }
-    }
-    line += '\'';
-  }
-  return line;
-}
 
 std::vector<std::string> rerun_command(const ExploreHeader& header, std::uint64_t seed) {
   std::vector<std::string> words = {"ktstr-vm", "run"};

@@ -9,9 +9,6 @@
 
 namespace ktstr {
 
-// `words` as one line for a POSIX shell.
-std::string shell_quoted(const std::vector<std::string>& words);
-
 // The command that runs `seed` again: "ktstr-vm run <options> --deterministic=SEED".
 std::vector<std::string> rerun_command(const ExploreHeader& header, std::uint64_t seed);
 

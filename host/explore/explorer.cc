@@ -35,6 +35,8 @@ constexpr auto kTick = 1s;
 constexpr std::uint64_t kSeedsPerLine = 10;
 // The end of a run's output that is kept for a message.
 constexpr std::size_t kMaxTail = std::size_t{8} << 10;
+// The largest pipe that one can have without privileges (/proc/sys/fs/pipe-max-size).
+constexpr std::size_t kMaxPipe = std::size_t{1} << 20;
 constexpr int kFirstTypedExit = static_cast<int>(ErrorCode::kNoBoot);
 constexpr int kLastTypedExit = static_cast<int>(ErrorCode::kStartFailed);
 
@@ -163,25 +165,29 @@ class Exploration {
                           });
   }
 
+  // Waits and then reads, in place of one asynchronous read: that may have taken bytes out of the pipe
+  // already when the run's end is handled, which comes first in line.
   void read_output(Job& job) {
-    job.output.async_read_some(boost::asio::buffer(job.buffer),
-                               [this, &job](const error_code& error, std::size_t size) {
-                                 if (error) return;
-                                 add_to_tail(job.tail, std::string_view(job.buffer.data(), size));
-                                 read_output(job);
-                               });
+    job.output.async_wait(boost::asio::posix::stream_descriptor::wait_read,
+                          [this, &job](const error_code& error) {
+                            if (!error && drain_output(job)) read_output(job);
+                          });
   }
 
-  // What is in the pipe now; somebody the run left behind may hold its other end for ever.
-  static void drain_output(Job& job) {
+  // Takes what is in the pipe now, all of it: the end is what matters. False when nothing more will come. Not
+  // read to the end of file, since somebody the run left behind may hold its other end for ever, and write to
+  // it.
+  static bool drain_output(Job& job) {
     error_code error;
     job.output.non_blocking(true, error);
-    for (std::size_t left = 2 * kMaxTail; left > 0;) {
+    for (std::size_t left = kMaxPipe; left > 0;) {
       const std::size_t size = job.output.read_some(boost::asio::buffer(job.buffer), error);
-      if (error || size == 0) return;
+      if (error == boost::asio::error::would_block || error == boost::asio::error::interrupted) return true;
+      if (error || size == 0) return false;
       add_to_tail(job.tail, std::string_view(job.buffer.data(), size));
       left -= std::min(left, size);
     }
+    return true;
   }
 
   void finish(std::list<Job>::iterator job) {
@@ -194,6 +200,9 @@ class Exploration {
     job->ended.close(ignored);
     done_.splice(done_.end(), jobs_, job);
     boost::asio::post(loop_, [this] { done_.clear(); });
+    // The timer may not have had its turn yet.
+    if (options_.budget > 0ns && SteadyClock::now() - start_ >= options_.budget)
+      no_more(ExploreEnd::Why::kBudget);
     fill();
   }
 

@@ -14,6 +14,7 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include "common/quote.h"
 #include "host/report/json_writer.h"
 #include "host/report/verdict_text.h"
 #include "host/run/attempt.h"
@@ -115,21 +116,6 @@ void describe_host(ktstr::v1::HostSection& host, const RunRequest& request, cons
   double load = 0;
   if (::getloadavg(&load, 1) == 1) host.set_load_average(load);
   host.set_overcommitted(prepared.topology.cpus() > host.host_cpus());
-}
-
-// One quoted shell line that repeats this run.
-std::string shell_line(const std::vector<std::string>& argv) {
-  std::string line;
-  for (const std::string& argument : argv) {
-    const bool plain = !argument.empty() && argument.find_first_not_of(
-                                                "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                                "0123456789_-+=/.,:@%") == std::string::npos;
-    std::string quoted = argument;
-    for (std::size_t at = 0; !plain && (at = quoted.find('\'', at)) != std::string::npos; at += 4)
-      quoted.replace(at, 1, "'\\''");
-    line += (line.empty() ? "" : " ") + (plain ? argument : "'" + quoted + "'");
-  }
-  return line + "\n";
 }
 
 // What all attempts of one run share.
@@ -284,7 +270,7 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
   describe_host(*result.mutable_host(), request, *prepared);
   if (auto written = folder->write("plan.textproto", plan_text(plan)); !written)
     return std::unexpected(std::move(written.error()));
-  if (auto written = folder->write("command", shell_line(request.argv)); !written)
+  if (auto written = folder->write("command", shell_quoted(request.argv) + "\n"); !written)
     return std::unexpected(std::move(written.error()));
   auto logs = open_logs(*folder);
   if (!logs) return std::unexpected(std::move(logs.error()));

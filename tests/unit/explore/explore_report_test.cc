@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "common/quote.h"
 #include "host/explore/signature.h"
 #include "tests/unit/common/scratch_dir.h"
 
