@@ -59,10 +59,9 @@ def variants(base, image):
     bzimage = base.replaced("-kernel", None, image)
     yield "payload entered directly -> bzImage", "", bzimage
     yield "the same with KASLR", "`--kaslr`", bzimage.replaced("-append", " nokaslr", "")
-    undo = {"cryptomgr.notests": "`--append cryptomgr.notests=0`", "lpj": "`--append lpj=0`"}
     for argument in base.value("-append").split():
         if argument.split("=")[0] in ("no_timer_check", "cryptomgr.notests", "initcall_blacklist", "tsc", "lpj"):
-            yield (f"without `{argument}`", undo.get(argument.split("=")[0], ""),
+            yield (f"without `{argument}`", f"`--append {argument.split('=')[0]}=`",
                    base.replaced("-append", " " + argument, ""))
     for feature in ("smm=off", "vmport=off", "hpet=off"):
         yield f"`-M` without `{feature}`", "", base.replaced("-M", "," + feature, "")
