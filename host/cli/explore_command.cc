@@ -182,6 +182,13 @@ int explore_command(const ExploreRequest& request, const std::string& program) {
   status.clear();
   int exit_code = explore_exit_code(*state, end);
   if (end.why == ExploreEnd::Why::kTrouble) fmt::print(stderr, "ktstr-vm: {}\n", end.message);
+  if (end.why == ExploreEnd::Why::kTrouble && state->findings().seeds() == 0) {
+    // Nothing was found that is worth a folder.
+    std::error_code ignored;
+    std::filesystem::remove_all(state->path(), ignored);
+    fmt::print("ktstr-vm explore: seeds=0 failures=0 groups=0 folder=-\n");
+    return exit_code;
+  }
   if (auto written = state->write("explore.json", explore_json(*state, end)); !written) {
     fmt::print(stderr, "ktstr-vm: {}\n", written.error().to_string());
     exit_code = static_cast<int>(ErrorCode::kHost);

@@ -63,7 +63,8 @@ Expected<InputFile> input_of_fd(const std::string& kind, int fd, std::uint64_t s
 Expected<InputFile> input_of_file(const std::string& kind, const std::string& path) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat st = {};
-  if (!fd || ::fstat(fd.get(), &st) != 0) return fail_errno(ErrorCode::kHost, "cannot read " + quote(path, kMaxPath));
+  if (!fd || ::fstat(fd.get(), &st) != 0)
+    return fail_errno(ErrorCode::kHost, "cannot read " + quote(path, kMaxPath));
   if (!S_ISREG(st.st_mode)) return fail(ErrorCode::kHost, quote(path, kMaxPath) + " is not a regular file");
   auto input = input_of_fd(kind, fd.get(), static_cast<std::uint64_t>(st.st_size));
   if (!input) return propagate(std::move(input.error()), "reading " + quote(path, kMaxPath));

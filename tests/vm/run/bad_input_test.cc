@@ -152,6 +152,34 @@ TEST_F(BadInputWithKernel, NoEmulatorNamesThePackage) {
   else
     ::unsetenv("XDG_CACHE_HOME");
 }
+TEST_F(BadInputWithKernel, ASeedIsAWholeNumber) {
+  expect_with_kernel({"--deterministic=soon"}, 2, "'soon': the seed is a whole number");
+}
+TEST_F(BadInputWithKernel, ARealCpuIsNotDeterministic) {
+  expect_with_kernel({"--deterministic", "--accel", "kvm"}, 2, "exclude each other");
+}
+TEST_F(BadInputWithKernel, AnOldEmulatorIsNotDeterministic) {
+  const std::string old = file("qemu-old", "#!/bin/sh\necho 'QEMU emulator version 7.2.19 (Debian)'\n");
+  fs::permissions(old, fs::perms::owner_all);
+  ::setenv("KTSTR_QEMU", old.c_str(), 1);
+  expect_with_kernel({"--deterministic=3"}, 2, "needs QEMU 10 or newer");
+  ::unsetenv("KTSTR_QEMU");
+}
+TEST_F(BadInputWithKernel, ReplayWantsADeterministicRun) {
+  expect({"replay", (folder() / "nothing").string()}, 2, "result.json");
+  fs::create_directory(folder() / "run");
+  std::ofstream(folder() / "run" / "result.json") << R"({"schema_version": 1, "verdict": "pass"})";
+  expect({"replay", (folder() / "run").string()}, 2, "was not deterministic");
+  std::ofstream(folder() / "run" / "result.json") << "{ \"verdict\": ";
+  expect({"replay", (folder() / "run").string()}, 2, "no result of a run");
+}
+TEST_F(BadInput, AnExplorationThatCannotBeginLeavesNoFolder) {
+  const VmRun result = run({"explore", "--seeds", "2", "--kernel", "/nonexistent/bzImage"});
+  EXPECT_EQ(result.exit_code, 2) << result.describe();
+  EXPECT_NE(result.err.find("/nonexistent/bzImage"), std::string::npos) << result.err;
+  for (const auto& entry : fs::directory_iterator(folder() / "out")) ADD_FAILURE() << entry.path();
+}
+
 TEST_F(BadInputWithKernel, AKernelOptionThatIsMissingIsNamed) {
   expect_with_kernel({"--scenario", file("s.textproto",
                                          "requirements { config: \"CONFIG_SCHED_CORE_NO_SUCH\" }\n"
