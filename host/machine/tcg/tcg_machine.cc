@@ -279,8 +279,8 @@ void TcgMachine::on_qmp_readable() {
 
 void TcgMachine::on_process_end() {
   if (!alive()) return;
-  // A SHUTDOWN event may be among the last words.
-  (void)qmp_->pump();
+  // A SHUTDOWN event may be among the last words. That the connection ends is no news here.
+  [[maybe_unused]] const auto pumped = qmp_->pump();
   handle_events();
   if (!alive()) return;
   const auto status = child_->reap(kExitLimit);

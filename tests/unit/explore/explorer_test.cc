@@ -79,7 +79,7 @@ class ExplorerTest : public testing::Test {
     return {std::istream_iterator<std::uint64_t>(file), {}};
   }
   std::string log() const {
-    std::rewind(log_);
+    if (std::fseek(log_, 0, SEEK_SET) != 0) return {};
     std::string text(65536, '\0');
     text.resize(std::fread(text.data(), 1, text.size(), log_));
     return text;
