@@ -1,5 +1,4 @@
-// Real kernels, as distributions package them, where the machine has some: below the cache's kernels folder,
-// or named by KTSTR_TEST_KERNEL_72 and KTSTR_TEST_KERNEL_618 (image or folder).
+// Real kernels, as distributions package them, where the machine has some (packaged_kernels.h).
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -11,28 +10,12 @@
 #include "common/unique_fd.h"
 #include "host/kernel/kernel_image.h"
 #include "tests/unit/common/scratch_dir.h"
+#include "tests/unit/kernel/packaged_kernels.h"
 
 namespace ktstr::test {
 namespace {
 
 namespace fs = std::filesystem;
-
-struct Kernel {
-  const char* name;
-  const char* variable;
-  const char* series;
-};
-
-std::string find_kernel(const Kernel& kernel) {
-  if (const char* path = std::getenv(kernel.variable); path != nullptr) return path;
-  const std::string images = ImageCache::default_folder();
-  std::error_code error;
-  for (fs::directory_iterator it(fs::path(images).parent_path() / "kernels", error), end; !error && it != end;
-       it.increment(error)) {
-    if (it->path().filename().string().starts_with(kernel.series)) return it->path().string();
-  }
-  return "";
-}
 
 // Standard output of a program.
 std::string output_of(const std::string& command) {
@@ -43,10 +26,10 @@ std::string output_of(const std::string& command) {
   return text;
 }
 
-class PackagedKernel : public testing::TestWithParam<Kernel> {
+class PackagedKernel : public testing::TestWithParam<PackagedImage> {
  protected:
   void SetUp() override {
-    path_ = find_kernel(GetParam());
+    path_ = find_packaged_image(GetParam());
     if (path_.empty()) {
       GTEST_SKIP() << "no packaged kernel " << GetParam().series << "* in the cache, and "
                    << GetParam().variable << " is not set";
@@ -123,8 +106,8 @@ TEST_P(PackagedKernel, TruncationIsNoticedAnywhere) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kernels, PackagedKernel,
-                         testing::Values(Kernel{"v72", "KTSTR_TEST_KERNEL_72", "7.2."},
-                                         Kernel{"v618", "KTSTR_TEST_KERNEL_618", "6.18."}),
+                         testing::Values(PackagedImage{"v72", "KTSTR_TEST_KERNEL_72", "7.2."},
+                                         PackagedImage{"v618", "KTSTR_TEST_KERNEL_618", "6.18."}),
                          [](const auto& instance) { return std::string(instance.param.name); });
 
 }  // namespace

@@ -86,6 +86,23 @@ std::string make_elf(const ElfOptions& options) {
                                 {".rodata", SHT_PROGBITS, rodata},
                                 {".notes", SHT_NOTE, notes}};
   if (!options.btf.empty()) sections.push_back({".BTF", SHT_PROGBITS, options.btf});
+  if (!options.symbols.empty()) {
+    std::string table(sizeof(Elf64_Sym), '\0');
+    std::string strings(1, '\0');
+    for (const TestSymbol& symbol : options.symbols) {
+      append(table, Elf64_Sym{.st_name = static_cast<Elf64_Word>(strings.size()),
+                              .st_info = static_cast<unsigned char>(
+                                  ELF64_ST_INFO(symbol.weak ? STB_WEAK : STB_GLOBAL, STT_NOTYPE)),
+                              .st_other = 0,
+                              .st_shndx = 1,
+                              .st_value = symbol.address,
+                              .st_size = 0});
+      strings += symbol.name;
+      strings.push_back('\0');
+    }
+    sections.push_back({".symtab", SHT_SYMTAB, table});
+    sections.push_back({".strtab", SHT_STRTAB, strings});
+  }
   std::string names(1, '\0');
   std::vector<Elf64_Shdr> headers;
   std::string body(sizeof(Elf64_Ehdr) + 2 * sizeof(Elf64_Phdr), '\0');
@@ -98,7 +115,11 @@ std::string make_elf(const ElfOptions& options) {
       header.sh_name = static_cast<Elf64_Word>(names.size());
       names += section.name;
       names.push_back('\0');
-      if (section.type == SHT_STRTAB) section.contents = names;
+      if (section.name == std::string_view(".shstrtab")) section.contents = names;
+      if (section.name == std::string_view(".rodata") && options.rodata) {
+        pad(section.contents, 8);
+        section.contents += options.rodata(0xffffffff81000000 + body.size() + section.contents.size());
+      }
       if (section.type == SHT_NOTE) notes_at = body.size();
       header.sh_type = section.type;
       header.sh_addr = 0xffffffff81000000 + body.size();

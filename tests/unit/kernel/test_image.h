@@ -37,11 +37,21 @@ T peek(const std::string& image, std::size_t offset) {
 constexpr const char* kRelease = "7.2.3+test";
 constexpr const char* kUtsVersion = "#1 SMP PREEMPT_DYNAMIC Test 7.2.3-1";
 
+struct TestSymbol {
+  std::string name;
+  std::uint64_t address = 0;
+  bool weak = false;
+};
+
 struct ElfOptions {
   std::string banner = std::string("Linux version ") + kRelease + " (me@here) (gcc 12) " + kUtsVersion + "\n";
   std::string build_id = "\x01\x23\x45\x67\x89\xab\xcd\xef\xfe\xdc";
   std::string btf = {};     // contents of .BTF; empty: no section
   std::string config = {};  // embedded as IKCONFIG does; empty: none
+  // More of .rodata, made for the address it gets (a multiple of 8).
+  std::function<std::string(std::uint64_t address)> rodata = {};
+  // Contents of .symtab and .strtab; no sections when there are none.
+  std::vector<TestSymbol> symbols = {};
   bool pvh = true;          // the note of a PVH entry at 0x1000200
   bool sections = true;     // false: program headers only
   std::size_t padding = 0;  // zeros in .text, for size
