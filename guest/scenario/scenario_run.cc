@@ -138,7 +138,7 @@ ScenarioRun::Course ScenarioRun::run_step(int index) {
     course = Course::kBroken;
   }
   if (course == Course::kGood) course = hold(index, length, result);
-  finish_step(index, course, std::move(result));
+  finish_step(index, course, result);
   return course;
 }
 
