@@ -164,6 +164,7 @@ class Finder {
 };
 
 std::optional<KallsymsTables> Finder::find() {
+  if (region_.bytes.empty()) return std::nullopt;  // has no address that memmem() may be given
   constexpr std::string_view kDigits("0\0001\0002\0003\0004\0005\0006\0007\0008\0009\0", 20);
   const std::string_view text = as_text(region_.bytes);
   const auto reached = [this](Stage stage) { stage_ = std::max(stage_, stage); };
