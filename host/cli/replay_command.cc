@@ -10,12 +10,12 @@
 
 #include <CLI/CLI.hpp>
 #include <fmt/format.h>
-#include <google/protobuf/util/json_util.h>
 
 #include "common/quote.h"
 #include "common/read_file.h"
 #include "host/cli/run_command.h"
 #include "host/cli/run_options.h"
+#include "host/report/json_reader.h"
 #include "host/report/status_line.h"
 #include "host/report/verdict_text.h"
 #include "host/run/console_scanner.h"
@@ -60,17 +60,10 @@ Expected<RunRequest> parse_recorded(const google::protobuf::RepeatedPtrField<std
 
 Expected<RecordedRun> open_run(const std::string& folder) {
   const fs::path path(folder);
-  auto text = read_file((path / "result.json").string(), kMaxResult, ErrorCode::kUsage);
-  if (!text) return propagate(std::move(text.error()), "opening the run " + quote(folder));
+  auto result = read_result((path / "result.json").string(), kMaxResult, ErrorCode::kUsage);
+  if (!result) return propagate(std::move(result.error()), "opening the run " + quote(folder));
   RecordedRun run;
-  google::protobuf::util::JsonParseOptions options;
-  options.ignore_unknown_fields = true;
-  const auto parsed = google::protobuf::util::JsonStringToMessage(*text, &run.result, options);
-  if (!parsed.ok()) {
-    return fail(ErrorCode::kUsage,
-                fmt::format("{} is no result of a run: {}", quote((path / "result.json").string()),
-                            std::string(parsed.message())));
-  }
+  run.result = std::move(*result);
   if (!run.result.has_determinism()) {
     return fail(ErrorCode::kUsage,
                 fmt::format("the run in {} was not deterministic, so it cannot be repeated; run it with "

@@ -7,13 +7,10 @@
 #include <string>
 #include <system_error>
 
-#include <google/protobuf/util/json_util.h>
-
 #include "common/error.h"
-#include "common/quote.h"
-#include "common/read_file.h"
 #include "common/unique_fd.h"
 #include "host/explore/signature.h"
+#include "host/report/json_reader.h"
 #include "host/report/verdict_text.h"
 
 namespace ktstr {
@@ -31,21 +28,6 @@ std::filesystem::path find_run_folder(const std::filesystem::path& results) {
   const bool plain = !error && name == name.filename() && name != "." && name != "..";
   if (!plain || !std::filesystem::is_directory(results / name, error)) return {};
   return results / name;
-}
-
-Expected<ktstr::v1::RunResult> parse_result(const std::filesystem::path& file) {
-  auto text = read_file(file.string(), kMaxResult);
-  if (!text) return std::unexpected(std::move(text.error()));
-  google::protobuf::util::JsonParseOptions options;
-  options.ignore_unknown_fields = true;
-  // json_writer.h writes enums in lower case.
-  options.case_insensitive_enum_parsing = true;
-  ktstr::v1::RunResult result;
-  const auto status = google::protobuf::util::JsonStringToMessage(*text, &result, options);
-  if (!status.ok()) {
-    return fail(ErrorCode::kHost, "result.json cannot be read: " + quote(std::string(status.message()), 120));
-  }
-  return result;
 }
 
 // The beginning of a log; empty when there is none.
@@ -79,7 +61,7 @@ SeedOutcome read_outcome(std::uint64_t seed, int exit_code, const std::filesyste
   Expected<ktstr::v1::RunResult> result =
       outcome.run_folder.empty()
           ? Expected<ktstr::v1::RunResult>(fail(ErrorCode::kHost, "the run left no folder"))
-          : parse_result(outcome.run_folder / "result.json");
+          : read_result((outcome.run_folder / "result.json").string(), kMaxResult, ErrorCode::kHost);
   if (!result) {
     ktstr::v1::RunResult substitute;
     substitute.set_verdict(static_cast<ktstr::v1::Verdict>(exit_code));
