@@ -133,6 +133,8 @@ void Attempt::look_for_death() {
 }
 
 void Attempt::look_for_stuck_frame() {
+  // A debug port cannot damage a frame, and what is decoded must not depend on when the host looks.
+  if (record_ != nullptr) return;
   if (seen_frame_bytes_ != frame_bytes_) {
     seen_frame_bytes_ = frame_bytes_;
     frames_quiet_since_ = guard_.machine_time();
