@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "common/units.h"
+#include "host/cli/dump_command.h"
 #include "host/cli/explore_command.h"
 #include "host/cli/replay_command.h"
 #include "host/cli/run_command.h"
@@ -68,6 +69,9 @@ int run_program(int argc, char** argv) {
   ktstr::ExploreRequest explore_request;
   auto* explore = app.add_subcommand("explore", "Run a scenario under many seeds, and group the failures");
   ktstr::add_explore_options(*explore, explore_request);
+  ktstr::DumpRequest dump_request;
+  auto* dump = app.add_subcommand("dump", "Show, compare and ask dumps of sched_ext state");
+  ktstr::add_dump_options(*dump, dump_request);
   app.require_subcommand(0, 1);
   try {
     app.parse(argc, argv);
@@ -82,6 +86,7 @@ int run_program(int argc, char** argv) {
     replay_request.verbose = request.verbose > 0;
     return ktstr::replay_command(replay_request);
   }
+  if (dump->parsed()) return ktstr::dump_command(dump_request);
   if (explore->parsed()) {
     explore_request.run = request;
     return ktstr::explore_command(explore_request);

@@ -77,6 +77,24 @@ void add_run_options(CLI::App& app, RunRequest& request) {
   app.add_flag("!--no-retry", request.retry, "Do not repeat a run that the emulator itself broke")
       ->group(machine);
 
+  const std::string dumps = "Dumps";
+  static const std::map<std::string, RunRequest::OnFreeze> on_freeze{{"continue", RunRequest::OnFreeze::kContinue},
+                                                                     {"stop", RunRequest::OnFreeze::kStop},
+                                                                     {"off", RunRequest::OnFreeze::kOff}};
+  app.add_option("--on-freeze", request.on_freeze,
+                 "When the scheduler fails, the guest is frozen and its sched_ext state written to dump-1.txt, .json "
+                 "and .pb. Then: continue, so that the kernel's own dump comes too; stop; or off, no freeze at all")
+      ->group(dumps)
+      ->type_name("continue|stop|off")
+      ->transform(CLI::CheckedTransformer(on_freeze, CLI::ignore_case).description(""))
+      ->default_str("continue");
+  app.add_option("--vmlinux", request.vmlinux, "The kernel's vmlinux, for its symbols (default: the image's own kallsyms)")
+      ->group(dumps)
+      ->type_name("FILE");
+  app.add_option("--system-map", request.system_map, "The kernel's System.map, for its symbols")
+      ->group(dumps)
+      ->type_name("FILE");
+
   const std::string results = "Results";
   app.add_option("--out", request.out, "Results folder; each run gets a folder of its own in it")
       ->group(results)
@@ -120,6 +138,10 @@ std::vector<std::string> run_arguments(const RunRequest& request) {
   flag("--kaslr", request.kaslr);
   text("--boot-timeout", request.boot_timeout, defaults.boot_timeout);
   flag("--no-retry", !request.retry);
+  if (request.on_freeze != defaults.on_freeze)
+    words.emplace_back(request.on_freeze == RunRequest::OnFreeze::kStop ? "--on-freeze=stop" : "--on-freeze=off");
+  text("--vmlinux", request.vmlinux, defaults.vmlinux);
+  text("--system-map", request.system_map, defaults.system_map);
   text("--out", request.out, defaults.out);
   flag("--bisect", request.bisect);
   flag("--bisect-boot", request.bisect_boot);

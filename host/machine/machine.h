@@ -81,16 +81,33 @@ struct VcpuRegisters {
   bool halted = false;
 };
 
+// How the vCPUs stopped.
+struct PauseReport {
+  // Host time until all vCPUs were parked: from the request, or from the hit of a trap. 0 where the machine
+  // cannot tell: QEMU says nothing of when a trap was hit, only that all vCPUs are parked.
+  std::chrono::nanoseconds rendezvous{};
+  // vCPUs that were not parked when the time limit ended; empty when all were.
+  std::vector<std::uint32_t> missing;
+  // For each vCPU: host time from the request (or the hit) until it was parked. nullopt where the machine
+  // cannot tell; QEMU never can, it only says when the last one was parked.
+  std::vector<std::optional<std::chrono::nanoseconds>> stopped_after;
+};
+
 // Something the machine did by itself.
 struct MachineEvent {
   enum class Kind {
     kPoweredOff,  // the guest switched itself off; the machine has ended
     kReset,       // the guest rebooted (with panic=-1 also after a panic); the machine has ended
     kPaused,      // stopped although nobody asked; only resume or stop make sense now
+    kTrapped,     // a vCPU is about to execute the instruction at a trap; the machine is paused
     kDied,        // the emulator or a vCPU failed; `detail` has its last words
   };
   Kind kind = Kind::kDied;
   std::string detail;
+  // Of kTrapped only:
+  std::uint32_t cpu = 0;      // the vCPU at the trap
+  std::uint64_t address = 0;  // of the trap; equals the vCPU's rip
+  PauseReport pause = {};     // how the others stopped
 };
 
 // Which console bytes came from.
@@ -99,12 +116,8 @@ enum class ConsolePort {
   kHvc,     // hvc0: PID 1's terminal, up once virtio_console is there
 };
 
-// How long each vCPU took to stop.
-struct PauseReport {
-  std::chrono::nanoseconds rendezvous{};
-  // vCPUs that were not parked when the time limit ended; empty when all were.
-  std::vector<std::uint32_t> missing;
-};
+// How many traps a machine can have at a time.
+inline constexpr std::size_t kMaxTraps = 16;
 
 class Machine {
  public:
@@ -136,7 +149,22 @@ class Machine {
   virtual Expected<void> start() = 0;
   // Stops every vCPU and waits until all are parked, at most `limit` of host time.
   virtual Expected<PauseReport> pause(std::chrono::nanoseconds limit) = 0;
+  // Lets a paused guest go on; success when it runs already. After kTrapped the vCPU of that event first
+  // executes the trapped instruction, alone; the trap stays.
   virtual Expected<void> resume() = 0;
+
+  // Replaces all traps: virtual addresses of instructions, in whatever address space, before which the guest
+  // stops on any vCPU, with the event kTrapped. At most kMaxTraps different ones; none removes all.
+  //   * Before start: they are in force from the first instruction. A deterministic guest wants them then,
+  //     because any stop, and the hit of a trap too, changes its further course; a trap that is not hit does
+  //     not.
+  //   * On a running machine: it is stopped for an instant. On a paused one they are just set.
+  //   * Each vCPU that comes to a trap has an event of its own, one at a time: when several stand at traps,
+  //     the next one's comes after resume.
+  //   * A hit while pause() was stopping the guest has its event after resume, unless its trap is removed
+  //     meanwhile.
+  // Errors: kHost. After an error on a machine that lives, some of the traps may be in force, old or new.
+  virtual Expected<void> set_traps(std::vector<std::uint64_t> addresses) = 0;
   // Ends the guest at once. Idempotent.
   virtual void stop() = 0;
 

@@ -24,6 +24,8 @@ std::string_view reason(Fault::Kind kind) {
       return "page tables are not known";
     case Fault::Kind::kBudget:
       return "the walk's read budget is used up";
+    case Fault::Kind::kNotCaptured:
+      return "was not copied while the guest stood still";
   }
   return "unknown fault";
 }

@@ -23,6 +23,7 @@ struct Fault {
     kWraps,         // the range goes past the last address, 2^64 - 1
     kNoPageTables,  // the address needs page tables, and where they are is not known
     kBudget,        // the walk has used up its ReadBudget
+    kNotCaptured,   // the reader has copies only, and none of this
   };
   // What was being read.
   enum class Access { kData, kString, kTableEntry };

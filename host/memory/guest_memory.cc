@@ -117,6 +117,10 @@ std::uint64_t GuestMemory::ram_left(Gpa gpa) const {
   return region == nullptr ? 0 : region->bytes.size() - (gpa - region->gpa);
 }
 
+Gpa GuestMemory::end() const {
+  return regions_.empty() ? Gpa() : regions_.back().gpa + regions_.back().bytes.size();
+}
+
 std::uint64_t GuestMemory::total_bytes() const {
   std::uint64_t total = 0;
   for (const MemoryRegion& region : regions_) total += region.bytes.size();

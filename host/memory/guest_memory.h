@@ -82,6 +82,8 @@ class GuestMemory {
 
   // RAM of all regions, in bytes.
   std::uint64_t total_bytes() const;
+  // One past the last byte of RAM; 0 without RAM.
+  Gpa end() const;
 
  private:
   explicit GuestMemory(std::vector<MemoryRegion> regions) : regions_(std::move(regions)) {}

@@ -19,7 +19,6 @@
 #pragma once
 
 #include <array>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -28,6 +27,7 @@
 #include "host/memory/address.h"
 #include "host/memory/fault.h"
 #include "host/memory/guest_memory.h"
+#include "host/memory/kernel_reader.h"
 #include "host/memory/page_table_walk.h"
 #include "host/memory/read_budget.h"
 
@@ -55,24 +55,18 @@ struct KernelLayout {
 };
 
 // Not for use by several threads at once: reads fill the cache.
-class KernelMemory {
+class KernelMemory : public KernelReader {
  public:
   KernelMemory(GuestMemory memory, const KernelLayout& layout);
 
   // Copies out.size() bytes from `kva` on, over page boundaries. After a fault, which names the first byte
   // that could not be read, the contents of `out` are unspecified. Faults: all kinds.
-  FaultOr<> read(Kva kva, std::span<std::byte> out, ReadBudget& budget);
+  FaultOr<> read(Kva kva, std::span<std::byte> out, ReadBudget& budget) override;
 
-  // A value, also of type Kva (a pointer of the kernel's). Any alignment.
-  template <GuestReadable T>
-  FaultOr<T> read(Kva kva, ReadBudget& budget) {
-    std::array<std::byte, sizeof(T)> bytes;
-    if (const auto done = read(kva, bytes, budget); !done) return std::unexpected(done.error());
-    return std::bit_cast<T>(bytes);
-  }
+  using KernelReader::read;
 
   // The bytes before the first zero, looking at no more than `limit` bytes.
-  FaultOr<GuestString> read_c_string(Kva kva, std::size_t limit, ReadBudget& budget);
+  FaultOr<GuestString> read_c_string(Kva kva, std::size_t limit, ReadBudget& budget) override;
 
   // The physical address behind `kva`. That it is RAM is not said.
   FaultOr<Gpa> translate(Kva kva, ReadBudget& budget);

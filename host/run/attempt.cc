@@ -72,10 +72,14 @@ Expected<void> Attempt::run() {
   machine_.set_event_receiver([this](const MachineEvent& event) { on_machine_event(event); });
   status_.event(fmt::format("starting {} ({})", plan_.kernel().release(), machine_.kind()));
   start_ = std::chrono::steady_clock::now();
+  if (freezer_ != nullptr) {
+    if (auto begun = freezer_->begin(machine_); !begun) return begun;
+  }
   if (auto started = machine_.start(); !started) return started;
   arm_tick();
   while (!over_) loop_.run_one();
   tick_.cancel();
+  if (freezer_ != nullptr) freezer_->end();
   machine_.stop();
   console_.finish();
   session_.finish();
@@ -112,6 +116,7 @@ void Attempt::note_milestones() {
 }
 
 void Attempt::send_plan() {
+  if (freezer_ != nullptr) freezer_->on_hello(session_.guest().facts());
   if (!machine_.frames().can_send()) return;  // the guest has it already
   ktstr::v1::Frame frame;
   *frame.mutable_start_plan()->mutable_plan() = plan_;
@@ -122,6 +127,10 @@ void Attempt::send_plan() {
 
 void Attempt::on_machine_event(const MachineEvent& event) {
   if (over_) return;
+  if (event.kind == MachineEvent::Kind::kTrapped) {
+    if (freezer_ == nullptr || !freezer_->on_trap(machine_, event)) end_machine();
+    return;
+  }
   machine_end_ = event;
   over_ = true;
 }
@@ -141,6 +150,10 @@ void Attempt::look_for_stuck_frame() {
   } else if (guard_.machine_time() - frames_quiet_since_ > kStuckFrame) {
     session_.give_up_incomplete();
   }
+}
+
+void Attempt::request_dump(const std::string& reason) {
+  if (freezer_ != nullptr && !over_) freezer_->dump(reason);
 }
 
 void Attempt::interrupt(const std::string& signal_name) {
@@ -178,7 +191,10 @@ void Attempt::on_tick() {
   const bool axed = axe_at_ && guard_.machine_time() >= *axe_at_;
   if (record_ != nullptr && guard_trip_) record_->disturbed("ended by the host: " + guard_trip_->text);
   if (record_ != nullptr && axed) record_->disturbed("ended by the host after a kernel panic");
-  if (guard_trip_ || axed) return end_machine();
+  if (guard_trip_ || axed) {
+    if (freezer_ != nullptr) freezer_->dump(guard_trip_ ? "time-out" : "kernel panic", false);
+    return end_machine();
+  }
   status_.update(session_.activity());
 }
 
@@ -209,7 +225,8 @@ Evidence Attempt::evidence() const {
           .machine_end = machine_end_,
           .guard_trip = guard_trip_,
           .interrupted_by = interrupted_by_,
-          .expected_build_id = plan_.kernel().build_id()};
+          .expected_build_id = plan_.kernel().build_id(),
+          .stopped_at_freeze = freezer_ != nullptr ? freezer_->stopped_by() : std::string()};
 }
 
 }  // namespace ktstr

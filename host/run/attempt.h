@@ -21,6 +21,7 @@
 #include "host/machine/machine.h"
 #include "host/report/status_line.h"
 #include "host/run/console_scanner.h"
+#include "host/run/freezer.h"
 #include "host/run/guard.h"
 #include "host/run/judge.h"
 #include "host/run/run_folder.h"
@@ -51,6 +52,8 @@ class Attempt {
           const GuardLimits& limits, Logs& logs, StatusLine& status, bool verbose);
   // The run is deterministic, and this is where its frames go. Call before run().
   void set_record(RunRecord& record);
+  // Who takes dumps of this run. Call before run().
+  void set_freezer(Freezer& freezer) { freezer_ = &freezer; }
   Attempt(const Attempt&) = delete;
   Attempt& operator=(const Attempt&) = delete;
 
@@ -60,6 +63,9 @@ class Attempt {
   // The user's SIGINT or SIGTERM: asks the guest for an orderly end; the second one, or no answer within the
   // grace period, ends the machine.
   void interrupt(const std::string& signal_name);
+
+  // The user wants a dump of the running guest.
+  void request_dump(const std::string& reason);
 
   Evidence evidence() const;
   const Session& session() const { return session_; }
@@ -88,6 +94,7 @@ class Attempt {
   const ktstr::v1::RunPlan& plan_;
   Logs& logs_;
   RunRecord* record_ = nullptr;  // of a deterministic run
+  Freezer* freezer_ = nullptr;
   StatusLine& status_;
   boost::asio::io_context& loop_;
   boost::asio::steady_timer tick_;

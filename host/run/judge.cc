@@ -78,6 +78,7 @@ void look_at_machine(const Evidence& evidence, bool booted, Findings& findings) 
                                                       last_lines(evidence.console)));
       break;
     case MachineEvent::Kind::kPaused:
+    case MachineEvent::Kind::kTrapped:
       findings.add(ktstr::v1::HOST_TROUBLE,
                    make_reason("machine-paused", "the virtual machine stopped: " + detail));
       break;
@@ -168,6 +169,12 @@ Judgement judge(const Evidence& evidence) {
   look_at_kernel(evidence, booted, findings);
   if (!evidence.interrupted_by.empty()) {
     findings.add(ktstr::v1::INCONCLUSIVE, make_reason("interrupted", "ended by " + evidence.interrupted_by));
+  }
+  if (!evidence.stopped_at_freeze.empty()) {
+    findings.add(
+        ktstr::v1::SCHEDULER_DIED,
+        make_reason("scheduler-exit", fmt::format("the scheduler failed ({}); the run was ended at its dump",
+                                                  evidence.stopped_at_freeze)));
   }
   look_at_machine(evidence, booted, findings);
   look_at_guard(evidence, booted, findings);

@@ -32,6 +32,8 @@ struct Evidence {
   std::optional<GuardTrip> guard_trip;
   std::string interrupted_by;     // "SIGINT", "SIGTERM", ""
   std::string expected_build_id;  // of the image; "" unknown
+  // What the scheduler failed of, when the run was ended at its freeze; "" when it was not.
+  std::string stopped_at_freeze = {};
 };
 
 struct Judgement {

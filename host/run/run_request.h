@@ -32,6 +32,11 @@ struct RunRequest {
   bool bisect_boot = false;
   bool explain = false;
   bool retry = true;  // --no-retry: an emulator fault ends the run
+  // --on-freeze: what follows the dump of a scheduler that fails.
+  enum class OnFreeze { kContinue, kStop, kOff };
+  OnFreeze on_freeze = OnFreeze::kContinue;
+  std::string vmlinux;  // --vmlinux, --system-map: where symbols come from
+  std::string system_map;
   int verbose = 0;
   std::vector<std::string> argv;  // as typed, for the record
 };

@@ -31,11 +31,11 @@ using SteadyClock = std::chrono::steady_clock;
 
 constexpr std::uint32_t kSchemaVersion = 1;
 
-// Turns SIGINT and SIGTERM into events of the loop, from before the first file is made until the result is
-// written.
+// Turns SIGINT, SIGTERM and SIGUSR1 into events of the loop, from before the first file is made until the
+// result is written.
 class SignalWatch {
  public:
-  explicit SignalWatch(boost::asio::io_context& loop) : signals_(loop, SIGINT, SIGTERM) { wait(); }
+  explicit SignalWatch(boost::asio::io_context& loop) : signals_(loop, SIGINT, SIGTERM, SIGUSR1) { wait(); }
   // Who is told; the first signal that came before anybody listened is kept.
   void set_handler(std::function<void(const std::string&)> handler) {
     handler_ = std::move(handler);
@@ -51,8 +51,10 @@ class SignalWatch {
   void wait() {
     signals_.async_wait([this](const boost::system::error_code& error, int number) {
       if (error || stopped_) return;
-      const std::string name = number == SIGINT ? "SIGINT" : "SIGTERM";
-      if (handler_)
+      const std::string name = number == SIGUSR1 ? "SIGUSR1" : number == SIGINT ? "SIGINT" : "SIGTERM";
+      if (number == SIGUSR1) {
+        if (handler_) handler_(name);
+      } else if (handler_)
         handler_(name);
       else
         pending_ = name;
@@ -128,6 +130,7 @@ struct RunContext {
   Attempt::Logs& logs;
   StatusLine& status;
   RunRecord* record;  // nullptr: not deterministic
+  Freezer& freezer;
 };
 
 // Tries once; fills what this try found into `result`.
@@ -136,7 +139,11 @@ Expected<Judgement> run_attempt(const RunContext& run, Machine& machine, ktstr::
   Attempt attempt(run.loop, machine, run.plan, run.prepared.limits, run.logs, run.status,
                   run.request.verbose > 0);
   if (run.record != nullptr) attempt.set_record(*run.record);
-  run.signals.set_handler([&attempt](const std::string& name) { attempt.interrupt(name); });
+  attempt.set_freezer(run.freezer);
+  run.signals.set_handler([&attempt](const std::string& name) {
+    if (name == "SIGUSR1") return attempt.request_dump("signal");
+    attempt.interrupt(name);
+  });
   auto ran = attempt.run();
   run.signals.set_handler({});
   if (!ran) return std::unexpected(std::move(ran.error()));
@@ -259,6 +266,8 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
         !described)
       return std::unexpected(std::move(described.error()));
   }
+  Freezer freezer(request, *prepared, status);
+  if (auto ready = freezer.prepare(); !ready) return std::unexpected(std::move(ready.error()));
   auto folder = RunFolder::create(request.out);
   if (!folder) return std::unexpected(std::move(folder.error()));
   ktstr::v1::RunPlan plan = prepared->plan;
@@ -278,8 +287,11 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
   auto record = open_record(*folder, plan, hooks);
   if (!record) return std::unexpected(std::move(record.error()));
   RunRecord* const recorder = *record ? &**record : nullptr;
-  const RunContext context{loop, signals, request, *prepared, plan, *logs, status, recorder};
+  freezer.set_run(*folder, recorder);
+  const RunContext context{loop, signals, request, *prepared, plan, *logs, status, recorder, freezer};
   const bool interrupted = conclude(run_attempts(context, std::move(*machine), result), result);
+  for (const auto& dump : freezer.records()) *result.add_dumps() = dump;
+  for (const std::string& warning : freezer.warnings()) result.mutable_host()->add_warnings(warning);
   if (recorder != nullptr) recorder->describe(*result.mutable_determinism());
   result.set_exit_code(static_cast<std::uint32_t>(
       exit_code(result.verdict(), request.bisect, request.bisect_boot, interrupted)));

@@ -83,6 +83,9 @@ void add_clock(Arguments& args, const DeterministicClock& clock) {
 void add_ports(Arguments& args, bool deterministic) {
   args.add("-chardev", fmt::format("socket,id=qmp,fd={}", static_cast<int>(QemuFd::kQmp)));
   args.add("-mon", "chardev=qmp,mode=control");
+  // For traps (guest_traps.h). A stub that has nothing to do costs nothing.
+  args.add("-chardev", fmt::format("socket,id=gdb,fd={}", static_cast<int>(QemuFd::kGdb)));
+  args.add("-gdb", "chardev:gdb");
   args.add("-chardev", fmt::format("file,id=serial,path={}", fd_path(QemuFd::kSerial)));
   args.add("-serial", "chardev:serial");
   if (deterministic) {

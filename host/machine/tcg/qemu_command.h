@@ -21,7 +21,8 @@ struct QemuFd {
   static constexpr int kFrames = 6;     // socket
   static constexpr int kKernel = 7;     // regular file
   static constexpr int kInitramfs = 8;  // regular file
-  static constexpr int kFirstMemory = 9;
+  static constexpr int kGdb = 9;        // socket
+  static constexpr int kFirstMemory = 10;
 };
 
 // Name of the virtio-serial port that carries frames (/sys/class/virtio-ports/*/name in the guest).

@@ -139,12 +139,23 @@ Expected<json> QmpClient::execute(std::string_view command, const json& argument
     // An older id: the late answer to a command whose limit had passed.
     if (answer_id != answer->end() && (!answer_id->is_number_unsigned() || *answer_id != id)) continue;
     if (const auto result = answer->find("return"); result != answer->end() && answer_id != answer->end()) {
-      return std::move(*result);
+      json value = std::move(*result);
+      keep_events();
+      return value;
     }
     const auto refused = answer->find("error");
     if (refused == answer->end()) return broken("QEMU answers with neither return nor error", EPROTO);
+    keep_events();
     return fail(ErrorCode::kHost,
                 fmt::format("QEMU refuses {}: {}", command, quote(string_at(*refused, "desc"), 500)));
+  }
+}
+
+void QmpClient::keep_events() {
+  while (true) {
+    // Damage is remembered for the next call. No command waits, so nothing but a late answer is thrown away.
+    const auto message = next_message();
+    if (!message || message->is_null()) return;
   }
 }
 

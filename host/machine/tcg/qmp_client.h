@@ -61,6 +61,8 @@ class QmpClient {
   // The next line that is no event; events before it are kept. Null when there is no whole line.
   Expected<nlohmann::json> next_message();
   Expected<nlohmann::json> next_message(Clock::time_point deadline);
+  // Keeps the events that lie in the buffer behind an answer: nobody would look there until more arrives.
+  void keep_events();
   std::unexpected<Error> broken(std::string message, int errno_value);
 
   UniqueFd socket_;

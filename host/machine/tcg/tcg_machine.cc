@@ -92,7 +92,7 @@ std::unique_ptr<TcgFrameLink> make_frame_link(const BootSpec& spec) {
 
 // Our ends of QEMU's ports.
 struct TcgMachine::PortEnds {
-  UniqueFd qmp, serial, hvc, frames;
+  UniqueFd qmp, gdb, serial, hvc, frames;
 };
 
 Expected<std::unique_ptr<Machine>> TcgMachine::create(boost::asio::io_context& loop, BootSpec spec,
@@ -154,16 +154,17 @@ Expected<void> TcgMachine::launch() {
   ram_ = memory_->regions();
 
   auto qmp = make_socket_pair();
+  auto gdb = make_socket_pair();
   auto serial = make_pipe(spec_.deterministic ? kDeterministicPipe : 0);
   auto hvc = make_socket_pair();
   auto frames = spec_.deterministic ? make_pipe(kDeterministicPipe) : make_socket_pair();
-  for (auto* pair : {&qmp, &serial, &hvc, &frames}) {
+  for (auto* pair : {&qmp, &gdb, &serial, &hvc, &frames}) {
     if (!*pair) return std::unexpected(std::move(pair->error()));
   }
   std::vector<InheritedFd> fds = {
-      {qmp->theirs.get(), QemuFd::kQmp},     {serial->theirs.get(), QemuFd::kSerial},
-      {hvc->theirs.get(), QemuFd::kHvc},     {frames->theirs.get(), QemuFd::kFrames},
-      {spec_.kernel.get(), QemuFd::kKernel},
+      {qmp->theirs.get(), QemuFd::kQmp},       {gdb->theirs.get(), QemuFd::kGdb},
+      {serial->theirs.get(), QemuFd::kSerial}, {hvc->theirs.get(), QemuFd::kHvc},
+      {frames->theirs.get(), QemuFd::kFrames}, {spec_.kernel.get(), QemuFd::kKernel},
   };
   if (spec_.initramfs) fds.push_back({spec_.initramfs.get(), QemuFd::kInitramfs});
   int next = QemuFd::kFirstMemory;
@@ -173,10 +174,10 @@ Expected<void> TcgMachine::launch() {
   if (!child) return std::unexpected(std::move(child.error()));
   child_ = std::move(*child);
   // Otherwise a dead QEMU's sockets would never end.
-  for (auto* pair : {&qmp, &serial, &hvc, &frames}) (*pair)->theirs.reset();
+  for (auto* pair : {&qmp, &gdb, &serial, &hvc, &frames}) (*pair)->theirs.reset();
 
-  return connect(
-      {std::move(qmp->ours), std::move(serial->ours), std::move(hvc->ours), std::move(frames->ours)});
+  return connect({std::move(qmp->ours), std::move(gdb->ours), std::move(serial->ours), std::move(hvc->ours),
+                  std::move(frames->ours)});
 }
 
 Expected<void> TcgMachine::connect(PortEnds ends) {
@@ -197,6 +198,7 @@ Expected<void> TcgMachine::connect(PortEnds ends) {
   if (!opened) return std::unexpected(std::move(opened.error()));
   frames_->attach(*opened);
   qmp_.emplace(std::move(ends.qmp));
+  traps_.connect(std::move(ends.gdb));
 
   if (auto ready = begin_guest(); !ready) return std::unexpected(startup_error(std::move(ready.error())));
   for (const auto& port : ports_) port->start();
@@ -215,10 +217,8 @@ Expected<void> TcgMachine::begin_guest() {
   }
   clock_ = VcpuClock(child_->pid(), std::move(threads));
   registers_.assign(spec_.topology.cpus(), std::nullopt);
-  if (auto going = qmp_->execute("cont", {}, kCommandLimit); !going)
-    return std::unexpected(std::move(going.error()));
-  state_ = State::kRunning;
-  return {};
+  if (auto set = traps_.apply(kCommandLimit); !set) return set;
+  return go_on();
 }
 
 Error TcgMachine::startup_error(Error&& error) {
@@ -301,18 +301,54 @@ void TcgMachine::handle_events() {
     } else if (event.name == "STOP" && own_stop_pending_) {
       own_stop_pending_ = false;
     } else if (event.name == "STOP" && state_ == State::kRunning) {
-      // A shutdown stops the machine too, and its STOP comes first.
-      const auto status = qmp_->execute("query-status", {}, kCommandLimit);
-      for (QmpEvent& late : qmp_->take_events()) events_.push_back(std::move(late));
-      const std::string word = status ? text_of(*status, "status") : "unknown";
-      if (word == "shutdown") {
-        handle_events_later();
-        continue;
-      }
-      state_ = State::kPaused;
-      announce({MachineEvent::Kind::kPaused, fmt::format("QEMU stopped the guest: {}", quote(word))});
+      on_stop();
     }
   }
+  // What came while we asked QEMU something.
+  if (alive()) handle_events_later();
+}
+
+void TcgMachine::on_stop() {
+  const auto status = qmp_->execute("query-status", {}, kCommandLimit);
+  const std::string word = status ? text_of(*status, "status") : "unknown";
+  // A shutdown stops the machine too, and its STOP comes first. And when the guest runs, this stop is
+  // history.
+  if (word == "shutdown" || word == "running") return;
+  state_ = State::kPaused;
+  if (word == "debug") return on_hit();
+  announce({MachineEvent::Kind::kPaused, fmt::format("QEMU stopped the guest: {}", quote(word))});
+}
+
+void TcgMachine::on_hit() {
+  const auto rips = instruction_pointers();
+  if (!rips) {
+    return announce({MachineEvent::Kind::kPaused,
+                     "QEMU stopped the guest at a trap, nobody knows where: " + rips.error().to_string()});
+  }
+  const auto cpu = traps_.next_trapped(*rips, last_trapped_);
+  if (!cpu) {
+    // The belated stop of a hit that was dealt with.
+    if (auto going = go_on(); !going) {
+      announce({MachineEvent::Kind::kPaused,
+                "QEMU stopped the guest and does not continue it: " + going.error().to_string()});
+    }
+    return;
+  }
+  const std::uint64_t address = (*rips)[*cpu];
+  trapped_ = Trapped{*cpu, address};
+  last_trapped_ = *cpu;
+  announce({MachineEvent::Kind::kTrapped, fmt::format("vCPU {} is at the trap {:#x}", *cpu, address), *cpu,
+            address, empty_report()});
+}
+
+Expected<std::vector<std::uint64_t>> TcgMachine::instruction_pointers() {
+  std::vector<std::uint64_t> rips;
+  for (std::uint32_t cpu = 0; cpu < registers_.size(); ++cpu) {
+    const auto regs = registers(cpu);
+    if (!regs) return std::unexpected(regs.error());
+    rips.push_back(regs->rip);
+  }
+  return rips;
 }
 
 void TcgMachine::handle_events_later() {
@@ -368,6 +404,7 @@ void TcgMachine::close_all() {
   qmp_watch_.close(ignored);
   exit_watch_.close(ignored);
   for (const auto& port : std::vector(ports_)) port->close();
+  traps_.disconnect();
 }
 
 void TcgMachine::stop() {
@@ -383,7 +420,7 @@ void TcgMachine::stop() {
 Expected<PauseReport> TcgMachine::pause(std::chrono::nanoseconds limit) {
   if (!alive()) return fail(ErrorCode::kHost, "cannot pause a machine that does not run");
   const auto begin = Clock::now();
-  PauseReport report;
+  PauseReport report = empty_report();
   // QEMU answers when the last vCPU thread is parked (system/cpus.c, pause_all_vcpus).
   const auto stopped = qmp_->execute("stop", {}, limit);
   report.rendezvous = Clock::now() - begin;
@@ -396,7 +433,7 @@ Expected<PauseReport> TcgMachine::pause(std::chrono::nanoseconds limit) {
     return report;
   }
   if (!stopped) return std::unexpected(stopped.error());
-  forget_own_stop();
+  forget_own_stops();
   const auto status = qmp_->execute("query-status", {}, kCommandLimit);
   handle_events_later();
   if (!status) return std::unexpected(status.error());
@@ -407,21 +444,79 @@ Expected<PauseReport> TcgMachine::pause(std::chrono::nanoseconds limit) {
   return report;
 }
 
-void TcgMachine::forget_own_stop() {
-  for (QmpEvent& event : qmp_->take_events()) {
-    if (event.name != "STOP") events_.push_back(std::move(event));
-  }
+PauseReport TcgMachine::empty_report() const {
+  PauseReport report;
+  report.stopped_after.resize(spec_.topology.cpus());
+  return report;
+}
+
+void TcgMachine::forget_own_stops() {
+  for (QmpEvent& event : qmp_->take_events()) events_.push_back(std::move(event));
+  std::erase_if(events_, [](const QmpEvent& event) { return event.name == "STOP"; });
 }
 
 Expected<void> TcgMachine::resume() {
   if (state_ == State::kRunning) return {};
   if (!alive()) return fail(ErrorCode::kHost, "cannot resume a machine that has ended");
+  if (auto left = leave_trap(); !left) {
+    handle_events_later();
+    return left;
+  }
+  return go_on();
+}
+
+Expected<void> TcgMachine::leave_trap() {
+  if (!trapped_ || !traps_.wanted(trapped_->address)) return {};
+  std::fill(registers_.begin(), registers_.end(), std::nullopt);
+  const auto stepped = traps_.step(trapped_->cpu, kCommandLimit);
+  // An instruction that has not ended in time is running still.
+  const auto status = qmp_->execute(stepped ? "query-status" : "stop", {}, kCommandLimit);
+  forget_own_stops();
+  if (!stepped) return stepped;
+  trapped_.reset();
+  if (!status) return std::unexpected(status.error());
+  if (text_of(*status, "status") == "shutdown") {
+    return fail(ErrorCode::kHost, "cannot resume: the guest has switched itself off");
+  }
+  return {};
+}
+
+Expected<void> TcgMachine::go_on() {
+  traps_.settle();
   const auto going = qmp_->execute("cont", {}, kCommandLimit);
   handle_events_later();
   if (!going) return std::unexpected(going.error());
   std::fill(registers_.begin(), registers_.end(), std::nullopt);
+  trapped_.reset();
   state_ = State::kRunning;
   return {};
+}
+
+Expected<void> TcgMachine::set_traps(std::vector<std::uint64_t> addresses) {
+  if (state_ == State::kEnded) return fail(ErrorCode::kHost, "cannot set traps in a machine that has ended");
+  // 7.2 was tried: a guest of two vCPUs stands still after the first of them was stepped over a trap.
+  if (!addresses.empty() && !qemu_.multi_thread_safe()) {
+    return fail(ErrorCode::kHost,
+                fmt::format("traps need QEMU 10 or newer, and {} is {}; scripts/fetch-qemu gets one",
+                            qemu_.path, qemu_.version));
+  }
+  if (auto accepted = traps_.want(std::move(addresses)); !accepted) return accepted;
+  if (state_ == State::kCreated) return {};
+  if (state_ == State::kPaused) {
+    // A stop that is not done yet: the stub must not be spoken to before. QMP answers in order.
+    const auto status =
+        own_stop_pending_ ? qmp_->execute("query-status", {}, kCommandLimit) : nlohmann::json();
+    handle_events_later();
+    if (!status) return std::unexpected(status.error());
+    return traps_.apply(kCommandLimit);
+  }
+  const auto paused = pause(kCommandLimit);
+  if (!paused) return propagate(Error(paused.error()), "stopping the guest to set traps");
+  auto applied = !paused->missing.empty()
+                     ? fail(ErrorCode::kHost, "the guest does not stop to have traps set")
+                     : traps_.apply(kCommandLimit);
+  if (auto going = go_on(); !going) return going;
+  return applied;
 }
 
 Expected<VcpuRegisters> TcgMachine::registers(std::uint32_t cpu) {

@@ -12,6 +12,7 @@
 #include "host/machine/machine.h"
 #include "host/machine/tcg/child_process.h"
 #include "host/machine/tcg/guest_memory_files.h"
+#include "host/machine/tcg/guest_traps.h"
 #include "host/machine/tcg/kernel_arguments.h"
 #include "host/machine/tcg/qemu_command.h"
 #include "host/machine/tcg/qemu_finder.h"
@@ -28,6 +29,7 @@ namespace ktstr {
 //   * Everything the guest wrote is handed to the receivers before kPoweredOff, kReset or kDied.
 //   * After these three events RAM is still there, until stop; registers are not.
 //   * Receivers may call stop, but not destroy the machine.
+//   * set_traps needs QEMU 10 or newer.
 //   * VcpuRegisters::kernel_gs_base is 0: QEMU's monitor does not show it.
 class TcgMachine : public Machine {
  public:
@@ -53,6 +55,7 @@ class TcgMachine : public Machine {
   Expected<void> start() override;
   Expected<PauseReport> pause(std::chrono::nanoseconds limit) override;
   Expected<void> resume() override;
+  Expected<void> set_traps(std::vector<std::uint64_t> addresses) override;
   void stop() override;
 
   std::vector<RamRegion> ram() const override { return ram_; }
@@ -82,8 +85,17 @@ class TcgMachine : public Machine {
   // Acts on events now, or, from inside a call of ours, in the next turn of the loop.
   void handle_events();
   void handle_events_later();
-  // Drops the STOP event of a stop that we asked for.
-  void forget_own_stop();
+  // The guest has stopped, and nobody asked.
+  void on_stop();
+  // QEMU stopped for a breakpoint: finds who hit.
+  void on_hit();
+  Expected<std::vector<std::uint64_t>> instruction_pointers();
+  // Moves the vCPU whose trap was announced over it.
+  Expected<void> leave_trap();
+  Expected<void> go_on();
+  // Drops the STOP events of stops that we asked for.
+  void forget_own_stops();
+  PauseReport empty_report() const;
   void drain_ports();
   // Hands on everything that QEMU still has for us; QEMU is stopped and its main loop runs.
   void settle();
@@ -115,6 +127,13 @@ class TcgMachine : public Machine {
   bool own_stop_pending_ = false;  // a stop whose answer did not come in time
   std::vector<QmpEvent> events_;
   std::vector<std::optional<VcpuRegisters>> registers_;  // of the present pause
+  GuestTraps traps_;
+  struct Trapped {
+    std::uint32_t cpu = 0;
+    std::uint64_t address = 0;
+  };
+  std::optional<Trapped> trapped_;  // announced, not yet stepped over
+  std::uint32_t last_trapped_ = 0;  // vCPU of the last announcement
   mutable VcpuClock clock_;
   // Handlers on the loop hold a weak reference and do nothing once the machine is gone.
   std::shared_ptr<TcgMachine*> self_;

@@ -51,7 +51,7 @@ TEST(QemuCommand, SmallMachine) {
   EXPECT_EQ(value(argv, "-smp"), "cpus=2,sockets=1,cores=2,threads=1");
   EXPECT_EQ(value(argv, "-m"), "512M");
   EXPECT_EQ(value(argv, "-object"),
-            "memory-backend-file,id=ram0,size=512M,share=on,mem-path=/proc/self/fd/9");
+            "memory-backend-file,id=ram0,size=512M,share=on,mem-path=/proc/self/fd/10");
   EXPECT_EQ(value(argv, "-kernel"), "/proc/self/fd/7");
   EXPECT_EQ(value(argv, "-initrd"), "/proc/self/fd/8");
   EXPECT_EQ(value(argv, "-append"), "console=ttyS0 a=b,c");
@@ -74,8 +74,9 @@ TEST(QemuCommand, AGuestThatEndsLeavesQemuStopped) {
 TEST(QemuCommand, PortsAreInheritedDescriptors) {
   const auto argv = qemu_command(small_spec(), {.binary = "/q"});
   EXPECT_EQ(values(argv, "-chardev"),
-            (std::vector<std::string>{"socket,id=qmp,fd=3", "file,id=serial,path=/proc/self/fd/4",
+            (std::vector<std::string>{"socket,id=qmp,fd=3", "socket,id=gdb,fd=9", "file,id=serial,path=/proc/self/fd/4",
                                       "socket,id=hvc,fd=5", "socket,id=frames,fd=6"}));
+  EXPECT_EQ(value(argv, "-gdb"), "chardev:gdb");
   EXPECT_EQ(values(argv, "-device"),
             (std::vector<std::string>{"virtio-serial-pci,id=ports", "virtconsole,bus=ports.0,chardev=hvc",
                                       "virtserialport,bus=ports.0,chardev=frames,name=ktstr.frames"}));
@@ -102,8 +103,8 @@ TEST(QemuCommand, EachLlcIsASocketAndEachNodeHasItsMemory) {
   EXPECT_EQ(value(argv, "-m"), "1001M");
   EXPECT_EQ(
       values(argv, "-object"),
-      (std::vector<std::string>{"memory-backend-file,id=ram0,size=500M,share=on,mem-path=/proc/self/fd/9",
-                                "memory-backend-file,id=ram1,size=501M,share=on,mem-path=/proc/self/fd/10"}));
+      (std::vector<std::string>{"memory-backend-file,id=ram0,size=500M,share=on,mem-path=/proc/self/fd/10",
+                                "memory-backend-file,id=ram1,size=501M,share=on,mem-path=/proc/self/fd/11"}));
   EXPECT_EQ(values(argv, "-numa"), (std::vector<std::string>{"node,nodeid=0,memdev=ram0,cpus=0-3",
                                                              "node,nodeid=1,memdev=ram1,cpus=4-11"}));
 }
@@ -118,7 +119,7 @@ TEST(QemuCommand, ADeterministicMachineHasNoClockButItsOwnAndNothingThatTheHosts
   EXPECT_EQ(value(argv, "-rtc"), "base=2026-01-01T00:00:00,clock=vm");
   EXPECT_EQ(values(argv, "-device"), (std::vector<std::string>{"isa-debugcon,iobase=0xe9,chardev=frames"}));
   EXPECT_EQ(values(argv, "-chardev"),
-            (std::vector<std::string>{"socket,id=qmp,fd=3", "file,id=serial,path=/proc/self/fd/4",
+            (std::vector<std::string>{"socket,id=qmp,fd=3", "socket,id=gdb,fd=9", "file,id=serial,path=/proc/self/fd/4",
                                       "file,id=frames,path=/proc/self/fd/6"}));
 }
 

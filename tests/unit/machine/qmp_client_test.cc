@@ -93,6 +93,16 @@ TEST_F(QmpClientTest, EventsThatPassByAreKeptInOrder) {
   EXPECT_FALSE(client_->has_events());
 }
 
+TEST_F(QmpClientTest, AnEventRightBehindAnAnswerIsThereAtOnce) {
+  say("{\"return\": {}, \"id\": 1}\n{\"event\": \"STOP\"}\n{\"event\": \"RES");
+  ASSERT_EQ(errno_of(client_->execute("cont", {}, seconds(5))), 0);
+  ASSERT_TRUE(client_->has_events());
+  EXPECT_EQ(client_->take_events().front().name, "STOP");
+  say("UME\"}\n{\"error\": {\"desc\": \"no\"}, \"id\": 2}\n{\"event\": \"STOP\"}\n");
+  ASSERT_EQ(errno_of(client_->execute("cont", {}, seconds(5))), -1);
+  EXPECT_EQ(client_->take_events().size(), 2U);
+}
+
 TEST_F(QmpClientTest, TimeLimitAndLateAnswer) {
   EXPECT_EQ(errno_of(client_->execute("stop", {}, milliseconds(1))), ETIMEDOUT);
   say("{\"return\": \"late\", \"id\": 1}\n{\"return\": \"right\", \"id\": 2}\n");

@@ -58,6 +58,24 @@ TEST_F(TcgMachineTest, AnOldQemuGetsOneThreadAndAWarning) {
   EXPECT_NE(std::find(argv.begin(), argv.end(), "tcg,thread=single"), argv.end());
 }
 
+TEST_F(TcgMachineTest, AnOldQemuHasNoTraps) {
+  const auto tcg = machine("exit 1", 7);
+  const auto refused = tcg->set_traps({0x1000});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), ErrorCode::kHost);
+  EXPECT_NE(refused.error().to_string().find("QEMU 10 or newer"), std::string::npos);
+  EXPECT_TRUE(tcg->set_traps({}));
+}
+
+TEST_F(TcgMachineTest, TrapsCanBeSetBeforeTheStartAndNotAfterTheEnd) {
+  const auto tcg = machine("exit 1");
+  EXPECT_TRUE(tcg->set_traps({0x1000}));
+  EXPECT_FALSE(
+      tcg->set_traps(std::vector<std::uint64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17}));
+  EXPECT_FALSE(tcg->start());
+  EXPECT_FALSE(tcg->set_traps({0x1000}));
+}
+
 TEST_F(TcgMachineTest, AnEmulatorThatLeavesAtOnceIsAHostErrorWithItsWords) {
   const auto tcg = machine("echo 'qemu: no luck today' >&2; exit 3");
   const auto started = tcg->start();

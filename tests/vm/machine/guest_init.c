@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include <sys/reboot.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -166,6 +168,78 @@ static void run_for_ever(void) {
   }
 }
 
+/* setregid(1000 + cpu, 100 + i) on vCPU `cpu`, for i from 0 to count - 1: nobody else calls it, and its arguments say
+ * who it is. How many of them did what they should. */
+static int call_setregid(int cpu, int count) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET((size_t)cpu, &set);
+  sched_setaffinity(0, sizeof(set), &set);
+  int good = 0;
+  for (int i = 0; i < count; ++i) {
+    const long done = syscall(SYS_setregid, 1000 + cpu, 100 + i);
+    if (done == 0 && syscall(SYS_getgid) == 1000 + cpu && syscall(SYS_getegid) == 100 + i) ++good;
+  }
+  return good;
+}
+
+/* 20 calls on every vCPU there is, all at the same time and each from a process of its own. */
+static void call_everywhere(void) {
+  const int cpus = (int)sysconf(_SC_NPROCESSORS_ONLN);
+  for (int cpu = 0; cpu < cpus; ++cpu) {
+    if (fork() == 0) _exit(call_setregid(cpu, 20));
+  }
+  int good = 0;
+  int status;
+  while (wait(&status) > 0) good += WIFEXITED(status) ? WEXITSTATUS(status) : 0;
+  say("CALLED %d\n", good);
+}
+
+/* Calls on vCPU 0 while vCPU 1 never leaves user mode. */
+static void call_beside_spinner(void) {
+  const pid_t spinner = fork();
+  if (spinner == 0) {
+    call_setregid(1, 0);
+    for (;;) {
+    }
+  }
+  say("CALLED %d\n", call_setregid(0, 20));
+}
+
+static void call_for_ever(void) {
+  for (int i = 0;; ++i) {
+    syscall(SYS_setregid, 1000, 100 + i);
+    say("CALL %d\n", i);
+    usleep(2 * 1000);
+  }
+}
+
+static long long nanoseconds(clockid_t clock) {
+  struct timespec now;
+  clock_gettime(clock, &now);
+  return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Reads both clocks without a pause. Says every 20 ms: MONOTONIC, the largest step of each clock from one look to the
+ * next, and how far they have drifted apart, all in ns and since the beginning. */
+static void watch_clocks(void) {
+  const long long first_mono = nanoseconds(CLOCK_MONOTONIC);
+  const long long first_real = nanoseconds(CLOCK_REALTIME);
+  long long mono = first_mono, real = first_real, worst_mono = 0, worst_real = 0, said = 0;
+  for (;;) {
+    const long long next_mono = nanoseconds(CLOCK_MONOTONIC);
+    const long long next_real = nanoseconds(CLOCK_REALTIME);
+    if (next_mono - mono > worst_mono) worst_mono = next_mono - mono;
+    if (next_real - real > worst_real) worst_real = next_real - real;
+    if (next_mono < mono || next_real < real) say("BACKWARDS\n");
+    mono = next_mono;
+    real = next_real;
+    if (mono - said < 20000000) continue;
+    said = mono;
+    say("CLOCK %lld %lld %lld %lld\n", mono, worst_mono, worst_real, (real - first_real) - (mono - first_mono));
+  }
+}
+
 int main(void) {
   open_console();
   say("INIT\n");
@@ -175,6 +249,10 @@ int main(void) {
   if (strcmp(what, "flood") == 0) flood_and_leave();
   if (strcmp(what, "beat") == 0) run_for_ever();
   if (strcmp(what, "topology") == 0) show_topology();
+  if (strcmp(what, "calls") == 0) call_everywhere();
+  if (strcmp(what, "callspin") == 0) call_beside_spinner();
+  if (strcmp(what, "callforever") == 0) call_for_ever();
+  if (strcmp(what, "clocks") == 0) watch_clocks();
   if (strcmp(what, "memory") == 0) {
     mark_memory();
     run_for_ever();

@@ -80,7 +80,11 @@ bool MachineUnderTest::run_until(const std::function<bool()>& done, std::chrono:
 }
 
 std::optional<MachineEvent> MachineUnderTest::run_to_end() {
-  run_until([this] { return !events.empty() && events.back().kind != MachineEvent::Kind::kPaused; });
+  const auto ended = [this] {
+    return !events.empty() && events.back().kind != MachineEvent::Kind::kPaused &&
+           events.back().kind != MachineEvent::Kind::kTrapped;
+  };
+  if (!run_until(ended)) return std::nullopt;
   if (events.empty()) return std::nullopt;
   return events.back();
 }

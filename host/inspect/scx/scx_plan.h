@@ -1,0 +1,131 @@
+// ScxPlan: everything about a kernel that has to be known before its sched_ext state can be read.
+//
+// Made once for a kernel, from its types: the layouts of the structures that a dump shows, and the members
+// that walkers follow. No version numbers: a member that this kernel lacks is absent, and so is the layer
+// that hangs on it, each with a reason in `absent`. Kernels before 6.16 keep in globals what later ones have
+// in struct scx_sched; `Legacy` says so.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "host/inspect/struct_layout.h"
+#include "host/inspect/walk/rhashtable.h"
+#include "host/kernel/kernel_types.h"
+
+namespace ktstr {
+
+// One global of ScxGlobals.
+struct GlobalField {
+  const google::protobuf::FieldDescriptor* field = nullptr;
+  struct Choice {
+    std::string symbol;
+    std::uint32_t size = 0;  // bytes
+    bool is_signed = false;
+  };
+  std::vector<Choice> choices;  // in the order they are tried
+};
+
+// struct rq and what it contains.
+struct RqPlan {
+  StructLayout layout;
+  std::optional<Place> scx, curr, donor, idle, runnable_list, ddsp_deferred_locals, deferred_reenq_locals,
+      deferred_reenq_users, sub_dispatch_prev;
+  // Dispatch queues inside of it.
+  std::optional<Place> local_dsq, bypass_dsq, reject_dsq, rescue_dsq;
+};
+
+// struct scx_sched, or struct sched_ext_ops where there is none.
+struct SchedPlan {
+  StructLayout layout;
+  bool legacy = false;  // scheduler state is in globals
+  std::optional<Place> exit_info, exit_kind, dsq_hash, global_dsqs, pnode, pcpu, event_stats_cpu, children,
+      sibling, all;
+  // Callbacks in struct sched_ext_ops, by name, with places from the beginning of `layout`'s object.
+  std::vector<Place> callbacks;
+};
+
+struct SchedCpuPlan {
+  StructLayout layout;
+  std::optional<Place> bypass_dsq, event_stats, dispatch_context;
+  std::uint64_t buffer_entry = 0;  // bytes of an entry
+};
+
+struct DsqPlan {
+  StructLayout layout;
+  std::optional<Place> list, priq, hash_node, id, nr, first_task;
+};
+
+struct TaskPlan {
+  StructLayout layout;
+  std::optional<Place> pid, comm, state, exit_state, sched_class, on_cpu, tasks, thread_node, signal, stack,
+      thread_sp, cgroups;
+  std::optional<Place> tasks_node, runnable_node, runnable_at, dsq_node, dsq_node_flags, dsq_priq, dsq, flags,
+      ops_state, holding_cpu, dsq_vtime, slice, cpu;
+  std::uint64_t thread_head = 0;  // of struct signal_struct
+  bool has_threads = false;
+  std::uint64_t stack_bytes = 0;  // THREAD_SIZE
+};
+
+// From a task to the path of its cgroup.
+struct CgroupPlan {
+  std::optional<Place> dfl_cgrp, kn, name, parent;
+};
+
+// Values that differ between kernels, from their enums.
+struct ScxConstants {
+  std::uint64_t task_cursor = 0;    // SCX_TASK_CURSOR, in sched_ext_entity.flags
+  std::uint64_t queued = 0;         // SCX_TASK_QUEUED
+  std::uint64_t lnode_cursor = 0;   // SCX_DSQ_LNODE_ITER_CURSOR
+  std::uint64_t on_priq = 0;        // SCX_TASK_DSQ_ON_PRIQ
+  std::uint64_t dsq_invalid = 0;    // SCX_DSQ_INVALID
+  std::uint64_t opss_mask = 3;      // SCX_OPSS_STATE_MASK
+  std::uint32_t opss_shift = 2;     // SCX_OPSS_QSEQ_SHIFT
+  std::uint64_t state_mask = 0;     // SCX_TASK_STATE_MASK
+  std::uint32_t state_shift = 0;    // SCX_TASK_STATE_SHIFT
+  std::uint64_t exit_error = 1024;  // SCX_EXIT_ERROR
+  std::vector<Enumerator> opss;     // SCX_OPSS_*
+  std::vector<Enumerator> states;   // SCX_TASK_* states, as they stand in the masked flags or shifted down
+  std::vector<Enumerator> exit_kinds;
+};
+
+struct ScxPlan {
+  std::uint32_t max_cpus = 0;
+  std::vector<GlobalField> globals;
+  RqPlan rq;
+  SchedPlan sched;
+  SchedCpuPlan sched_cpu;
+  DsqPlan dsq;
+  TaskPlan task;
+  CgroupPlan cgroup;
+  StructLayout exit_info;
+  StructLayout buffer_entry;
+  std::optional<Place> exit_bt, exit_bt_len, exit_dump, pnode_global_dsq;
+  // Counters of struct scx_event_stats, by name.
+  std::vector<Place> event_counters;
+  std::uint64_t event_stats_size = 0;
+  std::optional<RhashtableOffsets> dsq_table;
+  // Members of struct scx_idle_cpus; cpumask_var_t may be a pointer or the mask itself.
+  std::uint64_t idle_cpu = 0, idle_smt = 0;
+  bool masks_are_pointers = true;
+  // Where in the object behind scx_kick_syncs (or as it is called) the numbers begin.
+  std::uint64_t kick_syncs_offset = 0;
+  ScxConstants constants;
+  // For the renderer: names of the bits of flags.
+  std::vector<ktstr::v1::EnumTable> enum_tables;
+  // Why sched_ext cannot be read at all ("the kernel has no BTF"); empty: it can.
+  std::string nothing;
+
+  std::size_t mask_bytes() const { return (max_cpus + 63) / 64 * 8; }
+  // All that the layouts lack.
+  std::vector<ktstr::v1::Absence> absent() const;
+  std::vector<ktstr::v1::Access> access() const;
+};
+
+// `max_cpus`: no CPU of the guest has a number as high; 1 to 8192.
+ScxPlan make_scx_plan(const KernelTypes& types, std::uint32_t max_cpus);
+
+}  // namespace ktstr

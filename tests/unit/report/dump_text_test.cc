@@ -1,0 +1,110 @@
+#include "host/report/dump/dump_text.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/report/sample_dump.h"
+
+namespace ktstr {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::Not;
+
+std::string text_of(const ktstr::v1::Dump& dump, bool all) {
+  std::string text;
+  DumpSink sink(DumpSink::to_string(text));
+  write_dump_text(dump, {.all = all}, sink);
+  sink.finish();
+  return text;
+}
+
+TEST(BitmapText, IsWhatTheKernelPrints) {
+  EXPECT_EQ(bitmap_text("0-3", 4), "f");
+  EXPECT_EQ(bitmap_text("0", 8), "01");
+  EXPECT_EQ(bitmap_text("0-7", 12), "0ff");
+  EXPECT_EQ(bitmap_text("0-39", 40), "ff,ffffffff");
+  EXPECT_EQ(bitmap_text("32", 64), "00000001,00000000");
+  EXPECT_EQ(bitmap_text("", 1), "0");
+  EXPECT_EQ(bitmap_text("9", 4), "0");
+  EXPECT_EQ(bitmap_text("\x1b", 4), "\\x1b");
+}
+
+TEST(KernelLines, AreThoseOf7_2) {
+  const ktstr::v1::Dump dump = sample_dump();
+  const KernelLines lines(dump);
+  EXPECT_THAT(lines.cpu(dump.cpus(1)),
+              ElementsAre("CPU 1   : nr_run=2 flags=0x1 cpu_rel=0 ksync=41",
+                          "          curr=kworker/1:0[30] class=fair_sched_class", "  cpus_to_kick   : 9"));
+  EXPECT_THAT(lines.task(dump.tasks(0), false),
+              ElementsAre("  R stalled[100] *root -6000ms",
+                          "      scx_state/flags=4/0x1 dsq_flags=0x0 ops_state/qseq=2/7",
+                          "      sticky/holding_cpu=-1/-1 dsq_id=(n/a)",
+                          "      dsq_vtime=99 slice=20000000 weight=100", "      cpus=f no_mig=0"));
+}
+
+TEST(KernelLines, AreThoseOf6_12) {
+  ktstr::v1::Dump dump = sample_dump();
+  dump.mutable_scheds(0)->clear_level();
+  dump.mutable_scheds(0)->clear_events();
+  dump.clear_enums();
+  ktstr::v1::Cpu& cpu = *dump.mutable_cpus(0);
+  cpu.clear_kick_sync();
+  cpu.set_ops_qseq(5);
+  cpu.set_pnt_seq(6);
+  ktstr::v1::Task& task = *dump.mutable_tasks(3);
+  task.set_flags(1 | 3 << 8);
+  task.set_scx_state(3);
+  const KernelLines lines(dump);
+  EXPECT_EQ(lines.cpu(cpu).front(), "CPU 0   : nr_run=2 flags=0x1 cpu_rel=0 ops_qseq=5 pnt_seq=6");
+  EXPECT_THAT(
+      lines.task(task, true),
+      ElementsAre(" *R runner[200] +0ms", "      scx_state/flags=3/0x1 dsq_flags=0x0 ops_state/qseq=2/7",
+                  "      sticky/holding_cpu=-1/-1 dsq_id=(n/a) dsq_vtime=99", "      cpus=f"));
+}
+
+TEST(KernelLines, AMadTimeIsShownNotComputedWith) {
+  ktstr::v1::Dump dump = sample_dump();
+  dump.mutable_tasks(0)->set_runnable_at(~0ull);
+  dump.mutable_tasks(1)->set_runnable_at(1ull << 63);
+  dump.mutable_header()->set_hz(0);
+  const KernelLines lines(dump);
+  EXPECT_LT(lines.delta_ms(dump.tasks(0)), 0);
+  EXPECT_GT(lines.delta_ms(dump.tasks(1)), 0);
+}
+
+TEST(DumpText, FindingsComeFirstAndTheWorstOfThemFirst) {
+  const std::string text = text_of(sample_dump(), false);
+  EXPECT_LT(text.find("FINDINGS"), text.find("CPU states"));
+  EXPECT_LT(text.find("idle-while-waiting"), text.find("waiting: stalled"));
+  EXPECT_THAT(text, HasSubstr("kworker/1:0[30] triggered exit kind 1026 on CPU 1:\n  runnable task stall "
+                              "(stalled[100] failed to run"));
+  EXPECT_THAT(text, HasSubstr("Backtrace:\n  check_rq_for_timeouts+0xdf/0x120\n"));
+}
+
+TEST(DumpText, HasIdleCpusTasksAndQueues) {
+  const std::string text = text_of(sample_dump(), false);
+  EXPECT_THAT(text, HasSubstr("\nCPU 3   : nr_run=0 flags=0x1 cpu_rel=0 ksync=43 idle\n"));
+  EXPECT_THAT(text, HasSubstr("\n *R runner[200] *root +0ms\n"));
+  EXPECT_THAT(text, HasSubstr("user DSQ 0x7 id=0x7 nr=2 seq=55\n  PROBLEM: nr is 2, but 1 task is linked\n"));
+  EXPECT_THAT(text, HasSubstr("                 SCX_EV_DISPATCH_KEEP_LAST: 18446744073709551615\n"));
+  EXPECT_THAT(text, HasSubstr("CPU 1 waits for CPU 1 (ksync 41)\n"));
+  EXPECT_THAT(text, HasSubstr("Task.tid: struct sched_ext_entity has no member tid\n"));
+  EXPECT_THAT(text, HasSubstr("Sleeping: 1\n  sleeper[300]\n"));
+  EXPECT_THAT(text, Not(HasSubstr("scx.new_member")));
+  EXPECT_THAT(text_of(sample_dump(), true), HasSubstr("  scx.new_member = 17\n"));
+}
+
+TEST(DumpText, ATaskNameCannotSteerTheTerminal) {
+  const std::string text = text_of(sample_dump(), true);
+  EXPECT_EQ(text.find('\x1b'), std::string::npos);
+  EXPECT_THAT(text, HasSubstr("bad\\xff\\x1b[31m\xc3\xa9[102]"));
+}
+
+TEST(DumpText, AnEmptyDumpIsText) {
+  EXPECT_THAT(text_of({}, true), HasSubstr("FINDINGS"));
+}
+
+}  // namespace
+}  // namespace ktstr

@@ -1,0 +1,346 @@
+// Traps, stops and the guest's clocks, with a real kernel. The trap is at __sys_setregid(rgid, egid), which
+// nobody but the test's PID 1 calls, with arguments that say which call it is (guest_init.c).
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <thread>
+
+#include <fmt/core.h>
+#include <gtest/gtest.h>
+
+#include "host/kernel/symbol_sources.h"
+#include "host/machine/tcg/tcg_machine.h"
+#include "tests/vm/machine/machine_harness.h"
+
+namespace ktstr::test {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using Clock = std::chrono::steady_clock;
+using Kind = MachineEvent::Kind;
+
+double milliseconds_of(std::chrono::nanoseconds time) {
+  return std::chrono::duration<double, std::milli>(time).count();
+}
+
+std::chrono::nanoseconds median(std::vector<std::chrono::nanoseconds> times) {
+  std::sort(times.begin(), times.end());
+  return times.empty() ? std::chrono::nanoseconds(0) : times[times.size() / 2];
+}
+
+struct Opened {
+  KernelImage kernel;
+  KernelSymbols symbols;
+};
+
+class TrapTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!opened()) GTEST_SKIP() << "KTSTR_TEST_KERNEL_72 does not name a kernel folder";
+  }
+  static std::optional<Opened>& opened() {
+    static std::optional<Opened> all = open();
+    return all;
+  }
+  static std::optional<Opened> open() {
+    auto kernel = test_kernel();
+    if (!kernel) return std::nullopt;
+    auto symbols = find_symbols(*kernel);
+    EXPECT_TRUE(symbols) << symbols.error().to_string();
+    if (!symbols) return std::nullopt;
+    return Opened{std::move(*kernel), std::move(*symbols)};
+  }
+  // nokaslr: where it was linked is where it runs.
+  static std::uint64_t address(const char* name) {
+    const auto found = opened()->symbols.table.address(name);
+    EXPECT_TRUE(found) << found.error().to_string();
+    return found.value_or(0);
+  }
+  static std::uint64_t setregid() { return address("__sys_setregid"); }
+  static BootSpec spec(const std::string& what, std::uint32_t cpus = 2) {
+    BootSpec boot = test_boot_spec(opened()->kernel, what);
+    boot.topology.cores_per_llc = cpus;
+    return boot;
+  }
+};
+
+// The next event, or nothing when none comes.
+std::optional<MachineEvent> next_event(MachineUnderTest& machine, std::size_t& seen) {
+  if (!machine.run_until([&] { return machine.events.size() > seen; })) return std::nullopt;
+  return machine.events[seen++];
+}
+
+// One hit of the trap at `trap`: what holds for all of them. Returns the arguments.
+struct Call {
+  std::uint64_t rgid = 0;
+  std::uint64_t egid = 0;
+};
+Call check_hit(MachineUnderTest& machine, const MachineEvent& event, std::uint64_t trap, std::uint32_t cpus) {
+  EXPECT_EQ(event.kind, Kind::kTrapped) << event.detail;
+  EXPECT_EQ(event.address, trap);
+  EXPECT_TRUE(event.pause.missing.empty());
+  EXPECT_EQ(event.pause.stopped_after.size(), cpus);
+  EXPECT_LT(event.cpu, cpus);
+  for (std::uint32_t cpu = 0; cpu < cpus; ++cpu) {
+    const auto regs = machine->registers(cpu);
+    EXPECT_TRUE(regs) << regs.error().to_string();
+    if (regs && cpu == event.cpu) {
+      EXPECT_EQ(regs->rip, trap);
+      EXPECT_EQ(regs->rdi, 1000 + event.cpu);
+      return {regs->rdi, regs->rsi};
+    }
+  }
+  return {};
+}
+
+// The guest makes 20 calls on each vCPU; every one of them has to be seen, once and in order.
+void count_every_call(BootSpec boot, std::uint64_t trap, MachineOptions options = {}) {
+  const std::uint32_t cpus = boot.topology.cpus();
+  MachineUnderTest machine(std::move(boot), options);
+  ASSERT_TRUE(machine->set_traps({trap}));
+  ASSERT_TRUE(machine.start());
+  std::vector<std::uint64_t> calls(cpus, 0);
+  std::vector<std::chrono::nanoseconds> resumes, turns;
+  auto last = Clock::now();
+  std::size_t seen = 0;
+  while (true) {
+    const auto event = next_event(machine, seen);
+    ASSERT_TRUE(event) << machine.serial;
+    if (event->kind == Kind::kPoweredOff) break;
+    turns.push_back(Clock::now() - last);
+    const Call call = check_hit(machine, *event, trap, cpus);
+    ASSERT_FALSE(::testing::Test::HasFailure()) << event->detail << machine.serial;
+    EXPECT_EQ(call.egid, 100 + calls[event->cpu]) << "vCPU " << event->cpu;
+    ++calls[event->cpu];
+    const auto begin = Clock::now();
+    const auto resumed = machine->resume();
+    ASSERT_TRUE(resumed) << resumed.error().to_string();
+    resumes.push_back(Clock::now() - begin);
+    last = begin;
+  }
+  EXPECT_EQ(calls, std::vector<std::uint64_t>(cpus, 20));
+  EXPECT_NE(machine.serial.find(fmt::format("CALLED {}\r\n", 20 * cpus)), std::string::npos)
+      << machine.serial;
+  fmt::print("{} vCPUs: resume {:.2f} ms, from resume to the next hit {:.2f} ms (medians)\n", cpus,
+             milliseconds_of(median(resumes)), milliseconds_of(median(turns)));
+}
+
+TEST_F(TrapTest, EveryCallIsSeenOnOneVcpu) {
+  count_every_call(spec("calls", 1), setregid());
+}
+
+TEST_F(TrapTest, EveryCallIsSeenOnTwoVcpus) {
+  count_every_call(spec("calls", 2), setregid());
+}
+
+TEST_F(TrapTest, EveryCallIsSeenWithOneThreadForAllVcpus) {
+  count_every_call(spec("calls", 2), setregid(), {.single_thread = true});
+}
+
+TEST_F(TrapTest, EveryCallIsSeenInADeterministicGuest) {
+  BootSpec boot = spec("calls", 2);
+  boot.deterministic = DeterministicClock{};
+  count_every_call(std::move(boot), setregid());
+}
+
+TEST_F(TrapTest, AVcpuThatSpinsInUserModeStopsLikeTheOthers) {
+  MachineUnderTest machine(spec("callspin"));
+  ASSERT_TRUE(machine->set_traps({setregid()}));
+  ASSERT_TRUE(machine.start());
+  int in_user_mode = 0;
+  std::size_t seen = 0;
+  for (int i = 0; i < 20; ++i) {
+    const auto event = next_event(machine, seen);
+    ASSERT_TRUE(event && event->kind == Kind::kTrapped) << machine.serial;
+    EXPECT_EQ(event->cpu, 0U);
+    EXPECT_EQ(check_hit(machine, *event, setregid(), 2).egid, 100U + static_cast<unsigned>(i));
+    const auto other = machine->registers(1);
+    ASSERT_TRUE(other);
+    in_user_mode += (other->cs & 3) == 3 ? 1 : 0;
+    ASSERT_TRUE(machine->resume());
+  }
+  EXPECT_GT(in_user_mode, 10);
+  ASSERT_TRUE(machine.run_to_end());
+  EXPECT_NE(machine.serial.find("CALLED 20\r\n"), std::string::npos) << machine.serial;
+}
+
+TEST_F(TrapTest, TrapsAreSetAndRemovedWhileTheGuestRuns) {
+  MachineUnderTest machine(spec("callforever"));
+  ASSERT_TRUE(machine.start());
+  ASSERT_TRUE(machine.run_until_serial("CALL 3\r\n"));
+  std::size_t seen = 0;
+  for (int round = 0; round < 5; ++round) {
+    const auto set = machine->set_traps({setregid()});
+    ASSERT_TRUE(set) << set.error().to_string();
+    for (int i = 0; i < 3; ++i) {
+      const auto event = next_event(machine, seen);
+      ASSERT_TRUE(event && event->kind == Kind::kTrapped) << machine.serial;
+      if (i < 2) {
+        ASSERT_TRUE(machine->resume());
+      }
+    }
+    // Set and taken away in a paused guest; twice, because breakpoints of the stub stack.
+    ASSERT_TRUE(machine->set_traps({setregid(), setregid(), setregid() + 1}));
+    ASSERT_TRUE(machine->set_traps({}));
+    ASSERT_TRUE(machine->resume());
+    const std::size_t length = machine.serial.size();
+    ASSERT_TRUE(machine.run_until([&] {
+      const auto news = std::string_view(machine.serial).substr(length);
+      return std::count(news.begin(), news.end(), '\n') > 5;
+    }));
+    EXPECT_EQ(machine.events.size(), seen);
+  }
+}
+
+TEST_F(TrapTest, AHitWhileWeStopTheGuestIsNotLost) {
+  MachineUnderTest machine(spec("calls", 2));
+  ASSERT_TRUE(machine->set_traps({setregid()}));
+  ASSERT_TRUE(machine.start());
+  std::vector<std::uint64_t> calls(2, 0);
+  std::size_t seen = 0;
+  int hidden = 0;  // stops that found a vCPU at the trap
+  while (true) {
+    const auto event = next_event(machine, seen);
+    ASSERT_TRUE(event) << machine.serial;
+    if (event->kind == Kind::kPoweredOff) break;
+    const Call call = check_hit(machine, *event, setregid(), 2);
+    EXPECT_EQ(call.egid, 100 + calls[event->cpu]);
+    ++calls[event->cpu];
+    ASSERT_FALSE(HasFailure()) << event->detail;
+    // The next hit is often on its way, or there already, when these come.
+    ASSERT_TRUE(machine->resume());
+    for (int i = 0; i < 3; ++i) {
+      if (!machine->pause(seconds(20))) break;  // the guest has ended; its event follows
+      for (std::uint32_t cpu = 0; cpu < 2; ++cpu) {
+        const auto regs = machine->registers(cpu);
+        ASSERT_TRUE(regs);
+        hidden += regs->rip == setregid() ? 1 : 0;
+      }
+      ASSERT_TRUE(machine->resume());
+    }
+  }
+  EXPECT_EQ(calls, std::vector<std::uint64_t>(2, 20));
+  EXPECT_GT(hidden, 0);
+  EXPECT_NE(machine.serial.find("CALLED 40\r\n"), std::string::npos) << machine.serial;
+}
+
+TEST_F(TrapTest, TooManyTrapsAreRefusedAndTheOldOnesStay) {
+  MachineUnderTest machine(spec("calls", 1));
+  ASSERT_TRUE(machine->set_traps({setregid()}));
+  std::vector<std::uint64_t> many;
+  for (std::uint64_t i = 0; i <= kMaxTraps; ++i) many.push_back(0x1000 * i);
+  const auto refused = machine->set_traps(many);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), ErrorCode::kHost);
+  ASSERT_TRUE(machine.start());
+  std::size_t seen = 0;
+  const auto event = next_event(machine, seen);
+  ASSERT_TRUE(event && event->kind == Kind::kTrapped) << machine.serial;
+  many.pop_back();
+  EXPECT_TRUE(machine->set_traps(many));
+  EXPECT_TRUE(machine->resume());
+  const auto end = machine.run_to_end();
+  ASSERT_TRUE(end);
+  EXPECT_EQ(end->kind, Kind::kPoweredOff) << end->detail;
+}
+
+TEST_F(TrapTest, AnEmulatorKilledAtATrapIsAnErrorAndNoHang) {
+  MachineUnderTest machine(spec("calls", 2));
+  ASSERT_TRUE(machine->set_traps({setregid()}));
+  ASSERT_TRUE(machine.start());
+  std::size_t seen = 0;
+  ASSERT_TRUE(next_event(machine, seen)) << machine.serial;
+  ::kill(dynamic_cast<TcgMachine&>(*machine).qemu_pid(), SIGKILL);
+  const auto resumed = machine->resume();
+  ASSERT_FALSE(resumed);
+  EXPECT_EQ(resumed.error().code(), ErrorCode::kHost);
+  EXPECT_FALSE(machine->set_traps({}));
+  const auto end = machine.run_to_end();
+  ASSERT_TRUE(end);
+  EXPECT_EQ(end->kind, Kind::kDied) << end->detail;
+  EXPECT_FALSE(machine->set_traps({}));
+}
+
+// Everything a guest wrote, with or without a trap.
+std::string deterministic_console(BootSpec boot, std::vector<std::uint64_t> traps) {
+  boot.deterministic = DeterministicClock{.shift = 2, .seed = 7};
+  MachineUnderTest machine(std::move(boot));
+  EXPECT_TRUE(machine->set_traps(std::move(traps)));
+  EXPECT_TRUE(machine.start());
+  const auto end = machine.run_to_end();
+  EXPECT_TRUE(end && end->kind == Kind::kPoweredOff) << machine.serial;
+  EXPECT_EQ(machine.events.size(), 1U);
+  return machine.serial;
+}
+
+TEST_F(TrapTest, ATrapThatIsNotHitDoesNotChangeADeterministicGuest) {
+  const std::string without = deterministic_console(spec("calls"), {});
+  // The second one shares its page with code that runs all the time; no instruction begins there.
+  const std::string with = deterministic_console(spec("calls"), {address("panic"), address("schedule") + 1});
+  EXPECT_NE(without.find("CALLED 40\r\n"), std::string::npos) << without;
+  EXPECT_EQ(without, with);
+}
+
+// What the guest last said of its clocks (guest_init.c, watch_clocks); ns.
+struct ClockLine {
+  long long mono = 0, worst_mono = 0, worst_real = 0, drift = 0;
+};
+// Waits for a line that was begun after now.
+ClockLine next_clock_line(MachineUnderTest& machine) {
+  const std::size_t length = machine.serial.size();
+  ClockLine line;
+  EXPECT_TRUE(machine.run_until([&] {
+    const std::size_t at = machine.serial.find("\nCLOCK ", length);
+    if (at == std::string::npos || machine.serial.find('\n', at + 1) == std::string::npos) return false;
+    return std::sscanf(machine.serial.c_str() + at, "\nCLOCK %lld %lld %lld %lld", &line.mono,
+                       &line.worst_mono, &line.worst_real, &line.drift) == 4;
+  })) << machine.serial;
+  return line;
+}
+
+// Pauses `count` times for `hold` each and checks that the guest's clocks stood still meanwhile.
+void check_clocks(MachineUnderTest& machine, int count, std::chrono::nanoseconds hold) {
+  const ClockLine before = next_clock_line(machine);
+  const auto begin = Clock::now();
+  std::vector<std::chrono::nanoseconds> stops;
+  std::chrono::nanoseconds paused{};
+  for (int i = 0; i < count; ++i) {
+    const auto report = machine->pause(seconds(20));
+    ASSERT_TRUE(report) << report.error().to_string();
+    ASSERT_EQ(report->stopped_after.size(), 2U);
+    stops.push_back(report->rendezvous);
+    const auto parked = Clock::now();
+    std::this_thread::sleep_for(hold);  // this is what is tested
+    paused += Clock::now() - parked;
+    ASSERT_TRUE(machine->resume());
+    machine.run_until([] { return true; });
+  }
+  const ClockLine after = next_clock_line(machine);
+  const auto elapsed = Clock::now() - begin;
+  std::sort(stops.begin(), stops.end());
+  fmt::print(
+      "{} pauses of {:.0f} ms: stop median {:.2f} ms, worst {:.2f} ms; largest step of MONOTONIC {:.1f} ms, "
+      "REALTIME {:.1f} ms, drift {} ns\n",
+      count, milliseconds_of(hold), milliseconds_of(stops[stops.size() / 2]), milliseconds_of(stops.back()),
+      static_cast<double>(after.worst_mono) / 1e6, static_cast<double>(after.worst_real) / 1e6, after.drift);
+  // `before` may be some time older than `begin`: what the console took.
+  EXPECT_LT(after.mono - before.mono, (elapsed - paused + milliseconds(500)).count());
+  EXPECT_LT(std::abs(after.drift - before.drift), 1'000'000);
+  EXPECT_EQ(machine.serial.find("BACKWARDS"), std::string::npos);
+  EXPECT_TRUE(machine.events.empty());
+}
+
+TEST_F(TrapTest, ClocksOfTheGuestDoNotJumpOverPauses) {
+  MachineUnderTest machine(spec("clocks"));
+  ASSERT_TRUE(machine.start());
+  check_clocks(machine, 1, seconds(1));
+  check_clocks(machine, 100, milliseconds(10));
+  for (const char* complaint : {"unstable", "soft lockup", "rcu_sched", "rcu_preempt detected", "Oops"}) {
+    EXPECT_EQ(machine.serial.find(complaint), std::string::npos) << machine.serial;
+  }
+}
+
+}  // namespace
+}  // namespace ktstr::test
