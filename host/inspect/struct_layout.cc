@@ -66,6 +66,10 @@ bool covered(const std::string& path, const std::vector<std::string>& shown) {
   });
 }
 
+bool is_lock(const TypeInfo& type) {
+  return type.name == "raw_spinlock" || type.name == "spinlock" || type.name == "qspinlock";
+}
+
 // Whether something inside of `path` is shown.
 bool contains_shown(const std::string& path, const std::vector<std::string>& shown) {
   return std::any_of(shown.begin(), shown.end(), [&](const std::string& one) {
@@ -238,9 +242,11 @@ void StructLayout::add_others(const KernelTypes& types, const TypeInfo& type, st
       add_span(other.place);
       others_.push_back(std::move(other));
     } else if ((place->type.kind == ValueKind::kStruct || place->type.kind == ValueKind::kUnion) &&
-               depth < kOtherDepth) {
+               depth < kOtherDepth && !(is_lock(place->type) && contains_shown(path, shown))) {
       add_others(types, place->type, path, depth + 1, shown);
     }
+    // Of a lock its whole value is enough; the other members are parts of it under other names.
+    if (is_lock(type)) return;
   }
 }
 

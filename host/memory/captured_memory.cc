@@ -1,10 +1,17 @@
 #include "host/memory/captured_memory.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 namespace ktstr {
 namespace {
+
+constexpr std::size_t kPage = 4096;
+// Objects are captured in pieces of about this size; how many there will be is only a guess.
+constexpr std::size_t kBytesPerBlock = 128;
 
 Fault not_captured(Kva kva, std::uint64_t size, Fault::Access access) {
   Fault fault;
@@ -23,28 +30,66 @@ Fault out_of_budget(Kva kva, std::uint64_t size) {
 
 }  // namespace
 
-void CapturedMemory::prepare(std::size_t bytes) {
+CapturedMemory::~CapturedMemory() {
+  clear();
+}
+
+CapturedMemory::CapturedMemory(CapturedMemory&& other) noexcept {
+  *this = std::move(other);
+}
+
+CapturedMemory& CapturedMemory::operator=(CapturedMemory&& other) noexcept {
+  if (this == &other) return *this;
+  clear();
+  arena_ = std::exchange(other.arena_, {});
+  present_ = std::exchange(other.present_, 0);
+  used_ = std::exchange(other.used_, 0);
+  blocks_ = std::exchange(other.blocks_, {});
+  reach_ = std::exchange(other.reach_, {});
+  sealed_ = std::exchange(other.sealed_, false);
+  return *this;
+}
+
+void CapturedMemory::clear() {
+  if (!arena_.empty()) ::munmap(arena_.data(), arena_.size());
+  arena_ = {};
+  present_ = 0;
+  used_ = 0;
+  blocks_ = {};
+  reach_ = {};
+  sealed_ = false;
+}
+
+bool CapturedMemory::prepare(std::size_t bytes) {
   blocks_.clear();
   reach_.clear();
   used_ = 0;
   sealed_ = false;
-  arena_.resize(std::max(arena_.size(), std::min(bytes, kMaxBytes)));
+  if (arena_.empty()) {
+    void* const at = ::mmap(nullptr, kMaxBytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) return false;
+    arena_ = {static_cast<std::byte*>(at), kMaxBytes};
+  }
+  for (bytes = std::min(bytes, kMaxBytes); present_ < bytes; present_ += kPage)
+    arena_[present_] = std::byte{0};
+  blocks_.reserve(present_ / kBytesPerBlock);
+  return true;
 }
 
 FaultOr<std::span<const std::byte>> CapturedMemory::capture(KernelReader& source, Kva kva, std::size_t size,
                                                             ReadBudget& budget) {
-  if (size > kMaxBytes - used_) return std::unexpected(out_of_budget(kva, size));
+  if (size > arena_.size() - used_) return std::unexpected(out_of_budget(kva, size));
   if (kva.value() + size < kva.value()) {
     Fault fault = not_captured(kva, size, Fault::Access::kData);
     fault.kind = Fault::Kind::kWraps;
     return std::unexpected(fault);
   }
-  if (used_ + size > arena_.size())
-    arena_.resize(std::min(kMaxBytes, std::max(used_ + size, 2 * arena_.size())));
-  const std::span<std::byte> out = std::span(arena_).subspan(used_, size);
+  const std::span<std::byte> out = arena_.subspan(used_, size);
   if (const auto done = source.read(kva, out, budget); !done) return std::unexpected(done.error());
   blocks_.push_back({kva, size, used_});
   used_ += size;
+  present_ = std::max(present_, used_ / kPage * kPage);
   return out;
 }
 
@@ -70,7 +115,7 @@ std::span<const std::byte> CapturedMemory::run_at(Kva kva) const {
     if (reach_[index - 1] <= kva.value()) break;
     const Block& block = blocks_[index - 1];
     const std::uint64_t offset = kva - block.kva;
-    if (offset < block.size) return std::span(arena_).subspan(block.at + offset, block.size - offset);
+    if (offset < block.size) return arena_.subspan(block.at + offset, block.size - offset);
   }
   return {};
 }
@@ -106,10 +151,6 @@ FaultOr<GuestString> CapturedMemory::read_c_string(Kva kva, std::size_t limit, R
     }
   }
   return string;
-}
-
-void CapturedMemory::clear() {
-  *this = CapturedMemory();
 }
 
 }  // namespace ktstr

@@ -4,12 +4,14 @@
 // capture(). What they mean is found out when it runs again, from the copies: this is a KernelReader too, and
 // whatever was not captured is a fault (kNotCaptured), not a guess.
 //
-// The copies lie in one arena. Its pages are touched beforehand by prepare(), since a page fault of ours
-// while the guest stands still costs as much as copying a kilobyte.
+// The copies lie in one arena: address space that is reserved at once, so that it never moves, and filled
+// from the beginning. Its first pages are touched beforehand by prepare(), since a page fault of ours while
+// the guest stands still costs as much as copying a kilobyte.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "host/memory/kernel_reader.h"
@@ -22,15 +24,17 @@ class CapturedMemory : public KernelReader {
   static constexpr std::size_t kMaxBytes = std::size_t{192} << 20;
 
   CapturedMemory() = default;
+  ~CapturedMemory() override;
   CapturedMemory(const CapturedMemory&) = delete;
   CapturedMemory& operator=(const CapturedMemory&) = delete;
-  CapturedMemory(CapturedMemory&&) = default;
-  CapturedMemory& operator=(CapturedMemory&&) = default;
+  CapturedMemory(CapturedMemory&& other) noexcept;
+  CapturedMemory& operator=(CapturedMemory&& other) noexcept;
 
-  // Room for `bytes`, its pages present. Forgets what was captured before.
-  void prepare(std::size_t bytes);
+  // Forgets what was captured before, and makes the pages of the first `bytes` present; cheap when they are.
+  // False when there is no address space left: every capture fails then.
+  bool prepare(std::size_t bytes);
 
-  // Copies `size` bytes at `kva` from `source` and returns them (valid until the next capture or prepare).
+  // Copies `size` bytes at `kva` from `source` and returns them (valid until prepare or clear).
   // Where a part cannot be read, nothing is kept. Fault kBudget when kMaxBytes would be exceeded.
   FaultOr<std::span<const std::byte>> capture(KernelReader& source, Kva kva, std::size_t size,
                                               ReadBudget& budget);
@@ -45,7 +49,7 @@ class CapturedMemory : public KernelReader {
   // What was captured: ranges as they were asked for, and their bytes together.
   std::size_t objects() const { return blocks_.size(); }
   std::size_t bytes() const { return used_; }
-  // Frees everything.
+  // Gives all memory back.
   void clear();
 
  private:
@@ -57,7 +61,8 @@ class CapturedMemory : public KernelReader {
   // The longest run of captured bytes from `kva` on that lies in one block; empty when it is not captured.
   std::span<const std::byte> run_at(Kva kva) const;
 
-  std::vector<std::byte> arena_;
+  std::span<std::byte> arena_;  // kMaxBytes of address space
+  std::size_t present_ = 0;     // bytes whose pages were touched
   std::size_t used_ = 0;
   std::vector<Block> blocks_;
   // After seal(): blocks_ are ascending by address, and reach_[i] is the largest end of blocks 0 to i.

@@ -14,6 +14,8 @@ using Clock = std::chrono::steady_clock;
 // A kernel that ends schedulers in good order all day long is not to be slowed down for ever.
 constexpr std::uint32_t kMaxIdleHits = 10'000;
 constexpr std::uint64_t kMaxExitKind = 1 << 16;
+// Enough for some 600 tasks; beyond it copying costs page faults.
+constexpr std::size_t kFirstArena = std::size_t{2} << 20;
 
 }  // namespace
 
@@ -23,7 +25,9 @@ FreezeCoordinator::FreezeCoordinator(Machine& machine, ScxDumper& dumper, Option
       dumper_(dumper),
       options_(options),
       receivers_(std::move(receivers)),
-      traps_(find_exit_traps(dumper.symbols(), dumper.types())) {}
+      traps_(find_exit_traps(dumper.symbols(), dumper.types())) {
+  arena_.prepare(kFirstArena);
+}
 
 void FreezeCoordinator::note(const std::string& text) const {
   if (receivers_.on_note) receivers_.on_note(text);

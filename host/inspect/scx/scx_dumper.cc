@@ -13,7 +13,6 @@
 namespace ktstr {
 namespace {
 
-constexpr std::size_t kFirstArena = std::size_t{8} << 20;
 constexpr std::uint64_t kInterruptFlag = 1 << 9;  // RFLAGS.IF
 
 std::uint32_t configured_hz(const KernelImage& image) {
@@ -135,7 +134,7 @@ Expected<ScxCaptured> ScxDumper::capture(const StoppedGuest& guest, Kva sched, C
   if (!memory) return std::unexpected(std::move(memory.error()));
   ScxCaptured captured;
   captured.memory = std::move(reuse);
-  captured.memory.prepare(kFirstArena);
+  if (!captured.memory.prepare(0)) return fail(ErrorCode::kHost, "no address space is left for a dump");
   ReadBudget budget(1 << 20, 10'000);
   // Not there yet in early boot: then there are no CPUs in the dump, and it says why.
   static_cast<void>(kernel_->load_per_cpu_offsets({types_, *memory, budget}));
@@ -157,9 +156,16 @@ ktstr::v1::Dump ScxDumper::inspect(ScxCaptured& captured) const {
   captured.memory.seal();
   InspectInput input;
   input.vcpus = captured.vcpus;
+  if (!orc_) orc_ = OrcTable::parse(image_.elf(), image_.image_path());
+  input.orc = *orc_ ? &**orc_ : nullptr;
   input.hz = hz_ != 0 ? hz_ : hz_of(plan_, *kernel_, captured);
   auto dump = inspect_scx(plan_, *kernel_, captured.memory, captured.objects, input);
   auto& header = *dump.mutable_header();
+  if (!*orc_) {
+    auto* absence = dump.add_absent();
+    absence->set_what("unwound stacks");
+    absence->set_reason(orc_->error().to_string());
+  }
   header.set_kernel_release(image_.release());
   header.set_build_id(image_.build_id());
   if (const ElfSection* btf = image_.elf().section(".BTF")) header.set_btf_xxh3(Xxh3::hex_of(btf->bytes));

@@ -90,6 +90,7 @@ class ScxDumper {
   std::uint32_t hz_ = 0;
   std::optional<KernelLocation> location_;
   std::optional<GuestKernel> kernel_;
+  mutable std::optional<Expected<OrcTable>> orc_;  // read at the first dump
 };
 
 // A vCPU as dumps show it.

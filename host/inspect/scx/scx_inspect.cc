@@ -40,6 +40,7 @@ ktstr::v1::Dump inspect_scx(const ScxPlan& plan, const GuestKernel& kernel, Kern
   auto& header = *dump.mutable_header();
   header.set_faults(static_cast<std::uint32_t>(inspection.faults.count()));
   header.set_jiffies(inspection.jiffies);
+  for (const auto& cpu : dump.cpus()) header.set_clock_ns(std::max(header.clock_ns(), cpu.rq_clock()));
   header.set_hz(input.hz);
   header.set_nr_cpu_ids(objects.nr_cpu_ids);
   header.set_incomplete(objects.incomplete);

@@ -11,6 +11,7 @@
 
 #include "host/inspect/scx/scx_objects.h"
 #include "host/inspect/scx/scx_plan.h"
+#include "host/inspect/stack/orc_table.h"
 #include "host/kernel/guest_kernel.h"
 #include "host/memory/kernel_reader.h"
 #include "host/memory/read_budget.h"
@@ -24,6 +25,8 @@ struct InspectInput {
   std::uint32_t hz = 0;
   // By CPU; as the machine had them.
   std::vector<ktstr::v1::Vcpu> vcpus;
+  // nullptr: frames are guessed.
+  const OrcTable* orc = nullptr;
 };
 
 // Fills everything but the header's facts about the host. `memory` is what was captured.

@@ -116,6 +116,8 @@ class TaskSection {
       task.set_where(Task::IN_TRANSIT);
     else if (opss != 0)
       task.set_where(Task::OWNED_BY_BPF);
+    else if (objects.has(TaskSource::kIdle))
+      task.set_where(Task::SLEEPING);  // an idle task whose CPU has work
     else if (task.on_rq() != 0)
       task.set_where(ext ? Task::IN_TRANSIT : Task::RUNNABLE_OTHER_CLASS);
     else

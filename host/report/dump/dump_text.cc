@@ -93,7 +93,7 @@ void header(const Dump& dump, DumpSink& sink) {
     sink.print("  taken: {}{}\n", printable_utf8(h.taken_at()),
                h.run_id().empty() ? "" : ", run " + printable_utf8(h.run_id()));
   }
-  sink.print("  guest time: jiffies={} ktime={}ns HZ={}\n", h.jiffies(), h.ktime_ns(), h.hz());
+  sink.print("  guest time: jiffies={} clock={}ns HZ={}\n", h.jiffies(), h.clock_ns(), h.hz());
   sink.print("  rendezvous {}, frozen {}, of this copying {}; inspected in {} after the resume\n",
              ms(h.rendezvous_ns()), ms(h.frozen_ns()), ms(h.capture_ns()), ms(h.inspect_ns()));
   if (h.vcpus_missing_size() > 0) {

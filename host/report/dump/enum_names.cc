@@ -8,9 +8,11 @@
 namespace ktstr {
 namespace {
 
-// Constants that say how something is laid out, not what is set.
+// Constants that say how something is laid out, not what is set. SCX_ENQ_LAST is a flag, __SCX_..._LAST an
+// end mark.
 bool is_layout(std::string_view name) {
-  return name.ends_with("_SHIFT") || name.ends_with("_BITS") || name.ends_with("_LAST");
+  return name.ends_with("_SHIFT") || name.ends_with("_BITS") ||
+         (name.starts_with("__") && name.ends_with("_LAST"));
 }
 
 }  // namespace

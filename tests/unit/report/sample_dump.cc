@@ -141,7 +141,7 @@ Dump sample_dump(std::uint32_t tasks) {
   e.set_exit_cpu(1);
   e.set_reason("runnable task stall");
   e.set_msg("stalled[100] failed to run for 6.000s");
-  Frame& frame = *e.add_bt();
+  StackEntry& frame = *e.add_bt();
   frame.set_address(0xffffffff81234567);
   frame.set_symbol("check_rq_for_timeouts+0xdf/0x120");
 
