@@ -7,6 +7,7 @@
 
 #include "common/units.h"
 #include "host/cli/dump_command.h"
+#include "host/cli/dump_take_command.h"
 #include "host/cli/explore_command.h"
 #include "host/cli/replay_command.h"
 #include "host/cli/run_command.h"
@@ -70,8 +71,10 @@ int run_program(int argc, char** argv) {
   auto* explore = app.add_subcommand("explore", "Run a scenario under many seeds, and group the failures");
   ktstr::add_explore_options(*explore, explore_request);
   ktstr::DumpRequest dump_request;
-  auto* dump = app.add_subcommand("dump", "Show, compare and ask dumps of sched_ext state");
+  auto* dump = app.add_subcommand("dump", "Take, show, compare and ask dumps of sched_ext state");
   ktstr::add_dump_options(*dump, dump_request);
+  ktstr::DumpTakeRequest dump_take;
+  ktstr::add_dump_take_options(*dump, dump_take);
   app.require_subcommand(0, 1);
   try {
     app.parse(argc, argv);
@@ -85,6 +88,10 @@ int run_program(int argc, char** argv) {
     replay_request.out = app.get_option("--out")->count() > 0 ? request.out : "";
     replay_request.verbose = request.verbose > 0;
     return ktstr::replay_command(replay_request);
+  }
+  if (dump->parsed() && dump_take.asked()) {
+    if (app.get_option("--out")->count() == 0) request.out.clear();
+    return ktstr::dump_take_command(dump_take, request);
   }
   if (dump->parsed()) return ktstr::dump_command(dump_request);
   if (explore->parsed()) {

@@ -78,17 +78,35 @@ void add_run_options(CLI::App& app, RunRequest& request) {
       ->group(machine);
 
   const std::string dumps = "Dumps";
-  static const std::map<std::string, RunRequest::OnFreeze> on_freeze{{"continue", RunRequest::OnFreeze::kContinue},
-                                                                     {"stop", RunRequest::OnFreeze::kStop},
-                                                                     {"off", RunRequest::OnFreeze::kOff}};
-  app.add_option("--on-freeze", request.on_freeze,
-                 "When the scheduler fails, the guest is frozen and its sched_ext state written to dump-1.txt, .json "
-                 "and .pb. Then: continue, so that the kernel's own dump comes too; stop; or off, no freeze at all")
+  static const std::map<std::string, RunRequest::OnFreeze> on_freeze{
+      {"continue", RunRequest::OnFreeze::kContinue},
+      {"stop", RunRequest::OnFreeze::kStop},
+      {"off", RunRequest::OnFreeze::kOff}};
+  app.add_option(
+         "--on-freeze", request.on_freeze,
+         "When the scheduler fails, the guest is frozen and its sched_ext state written to dump-1.txt, .json "
+         "and .pb. Then: continue, so that the kernel's own dump comes too; stop; or off, no freeze at all")
       ->group(dumps)
       ->type_name("continue|stop|off")
       ->transform(CLI::CheckedTransformer(on_freeze, CLI::ignore_case).description(""))
       ->default_str("continue");
-  app.add_option("--vmlinux", request.vmlinux, "The kernel's vmlinux, for its symbols (default: the image's own kallsyms)")
+  static const std::map<std::string, RunRequest::FreezeAt> freeze_at{{"claim", RunRequest::FreezeAt::kClaim},
+                                                                     {"dump", RunRequest::FreezeAt::kDump}};
+  app.add_option("--freeze-at", request.freeze_at,
+                 "claim: where the kernel takes note of the error, the earliest moment; dump: right before "
+                 "the kernel "
+                 "writes its own dump, for comparing the two")
+      ->group(dumps)
+      ->type_name("claim|dump")
+      ->transform(CLI::CheckedTransformer(freeze_at, CLI::ignore_case).description(""))
+      ->default_str("claim");
+  app.add_flag("--core", request.core,
+               "Write the guest's memory beside each dump, as an ELF core for drgn and crash; the guest "
+               "stands still "
+               "meanwhile, seconds for each GiB in use")
+      ->group(dumps);
+  app.add_option("--vmlinux", request.vmlinux,
+                 "The kernel's vmlinux, for its symbols (default: the image's own kallsyms)")
       ->group(dumps)
       ->type_name("FILE");
   app.add_option("--system-map", request.system_map, "The kernel's System.map, for its symbols")
@@ -139,7 +157,10 @@ std::vector<std::string> run_arguments(const RunRequest& request) {
   text("--boot-timeout", request.boot_timeout, defaults.boot_timeout);
   flag("--no-retry", !request.retry);
   if (request.on_freeze != defaults.on_freeze)
-    words.emplace_back(request.on_freeze == RunRequest::OnFreeze::kStop ? "--on-freeze=stop" : "--on-freeze=off");
+    words.emplace_back(request.on_freeze == RunRequest::OnFreeze::kStop ? "--on-freeze=stop"
+                                                                        : "--on-freeze=off");
+  if (request.freeze_at != defaults.freeze_at) words.emplace_back("--freeze-at=dump");
+  flag("--core", request.core);
   text("--vmlinux", request.vmlinux, defaults.vmlinux);
   text("--system-map", request.system_map, defaults.system_map);
   text("--out", request.out, defaults.out);

@@ -79,6 +79,7 @@ struct VcpuRegisters {
   std::uint32_t idt_limit = 0, gdt_limit = 0;
   std::uint16_t cs = 0, ss = 0;
   bool halted = false;
+  bool operator==(const VcpuRegisters&) const = default;
 };
 
 // How the vCPUs stopped.

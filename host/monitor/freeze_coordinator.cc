@@ -42,6 +42,7 @@ Expected<void> FreezeCoordinator::set_traps() {
   for (const ExitTrap& trap : traps_) {
     // Every scheduler that ends passes the third place; it is of interest after a failure only.
     if (trap.role == ExitTrap::Role::kDumped && !await_kernel_dump_) continue;
+    if (trap.role == ExitTrap::Role::kClaim && options_.before_kernel_dump) continue;
     addresses.push_back(trap.address + slide);
   }
   auto set = machine_.set_traps(std::move(addresses));
@@ -232,6 +233,8 @@ Expected<void> FreezeCoordinator::freeze(const Stop& stop, bool resume) {
     return dumper_.capture({memory(), registers, nullptr, std::nullopt}, stop.sched, std::move(arena_));
   }();
   const nanoseconds frozen = Clock::now() - stop.since;
+  if (captured && receivers_.on_stopped)
+    receivers_.on_stopped(dumps_ + 1, {memory(), registers, nullptr, std::nullopt});
   if (resume) {
     if (auto resumed = machine_.resume(); !resumed) note("cannot resume: " + resumed.error().to_string());
   }

@@ -32,6 +32,8 @@ class FreezeCoordinator {
   struct Options {
     // End the guest after the dump of a failed scheduler, in place of letting it go on.
     bool stop_on_trap = false;
+    // Leave the place alone where the error is claimed; freeze before the kernel's own dump.
+    bool before_kernel_dump = false;
     // Where the kernel runs is known: it was booted without KASLR.
     bool no_kaslr = true;
     // How long vCPUs may take to stop, host time.
@@ -42,6 +44,8 @@ class FreezeCoordinator {
   struct Receivers {
     // Takes a finished dump; `number` counts from 1.
     std::function<void(std::uint32_t number, ktstr::v1::Dump&& dump)> on_dump;
+    // The guest stands still, dump `number` is being taken. Whatever is done here prolongs that.
+    std::function<void(std::uint32_t number, const StoppedGuest& guest)> on_stopped = {};
     // Something a person should know: what could not be done, and why.
     std::function<void(const std::string& text)> on_note;
     // The guest is, or was, stopped: a deterministic run is no function of its inputs from here on.

@@ -6,12 +6,25 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include "host/memory/core_writer.h"
 #include "host/report/dump/dump_file.h"
 
 namespace ktstr {
 namespace {
 
 constexpr int kShownFindings = 5;
+
+// The text in the note that the guest has pointed out; empty when it is not there.
+std::string vmcoreinfo_text(const GuestMemory& memory, const ktstr::v1::GuestFacts& facts) {
+  if (facts.vmcoreinfo_size() == 0 || facts.vmcoreinfo_size() > Vmcoreinfo::kMaxSize) return {};
+  std::string bytes(facts.vmcoreinfo_size(), '\0');
+  ReadBudget budget(bytes.size(), 100);
+  if (!memory.read(Gpa(facts.vmcoreinfo_gpa()), std::as_writable_bytes(std::span(bytes)), budget)) return {};
+  const std::size_t begin = bytes.find("OSRELEASE=");
+  if (begin == std::string::npos) return {};
+  const std::size_t end = bytes.find('\0', begin);
+  return bytes.substr(begin, end == std::string::npos ? end : end - begin);
+}
 
 }  // namespace
 
@@ -49,9 +62,13 @@ Expected<void> Freezer::begin(Machine& machine) {
   coordinator_ = std::make_unique<FreezeCoordinator>(
       machine, *dumper_,
       FreezeCoordinator::Options{.stop_on_trap = request_.on_freeze == RunRequest::OnFreeze::kStop,
+                                 .before_kernel_dump = request_.freeze_at == RunRequest::FreezeAt::kDump,
                                  .no_kaslr = prepared_.enter_payload},
       FreezeCoordinator::Receivers{
           .on_dump = [this](std::uint32_t number, ktstr::v1::Dump&& dump) { write(number, std::move(dump)); },
+          .on_stopped = request_.core ? [this](std::uint32_t number,
+                                               const StoppedGuest& guest) { write_core_file(number, guest); }
+                                      : std::function<void(std::uint32_t, const StoppedGuest&)>(),
           .on_note = [this](const std::string& text) { note(text); },
           .on_disturbance =
               [this](const std::string& why) {
@@ -103,6 +120,35 @@ void Freezer::end() {
     numbered_ += coordinator_->dumps();
   }
   coordinator_.reset();
+}
+
+void Freezer::write_core_file(std::uint32_t number, const StoppedGuest& guest) {
+  CoreContents contents;
+  for (const RamRegion& region : machine_->ram())
+    contents.ranges.push_back({Gpa(region.gpa), region.host.size()});
+  for (const auto& one : guest.registers) {
+    VcpuRegistersOfCore& vcpu = contents.vcpus.emplace_back();
+    if (!one) continue;
+    vcpu.general = {one->rax, one->rbx, one->rcx, one->rdx, one->rsi, one->rdi, one->rbp, one->rsp,
+                    one->r8,  one->r9,  one->r10, one->r11, one->r12, one->r13, one->r14, one->r15};
+    vcpu.rip = one->rip;
+    vcpu.rflags = one->rflags;
+    vcpu.cs = one->cs;
+    vcpu.gs_base = one->gs_base;
+    vcpu.cr0 = one->cr0;
+    vcpu.cr2 = one->cr2;
+    vcpu.cr3 = one->cr3;
+    vcpu.cr4 = one->cr4;
+    vcpu.idt_base = one->idt_base;
+    vcpu.idt_limit = one->idt_limit;
+    vcpu.kernel_gs_base = one->kernel_gs_base;
+  }
+  const std::string vmcoreinfo = vmcoreinfo_text(guest.memory, facts_);
+  contents.vmcoreinfo = vmcoreinfo;
+  contents.direct_map = dumper_->location().page_offset_base;
+  const auto path = folder_->path() / fmt::format("dump-{}.core", number + numbered_);
+  if (auto written = write_core(path.string(), guest.memory, contents); !written)
+    note("no core: " + written.error().to_string());
 }
 
 void Freezer::write(std::uint32_t number, ktstr::v1::Dump&& dump) {

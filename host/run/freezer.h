@@ -55,6 +55,7 @@ class Freezer {
  private:
   Expected<void> make_dumper();
   void write(std::uint32_t number, ktstr::v1::Dump&& dump);
+  void write_core_file(std::uint32_t number, const StoppedGuest& guest);
   void note(const std::string& text);
 
   const RunRequest& request_;

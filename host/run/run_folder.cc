@@ -98,6 +98,11 @@ Expected<void> RunFolder::write(const std::string& name, std::string_view conten
       Error::from_errno(ErrorCode::kHost, fmt::format("cannot write '{}'", (path_ / name).string()), error));
 }
 
+void RunFolder::remove(const std::string& name) const {
+  std::error_code ignored;
+  std::filesystem::remove(path_ / name, ignored);
+}
+
 Expected<BoundedLog> RunFolder::open_log(const std::string& name) const {
   const std::filesystem::path file = path_ / name;
   UniqueFd fd(::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0666));

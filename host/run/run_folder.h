@@ -47,6 +47,8 @@ class RunFolder {
 
   // Writes a whole file: to a temporary name, then renamed, so that a reader never sees half of it.
   Expected<void> write(const std::string& name, std::string_view content) const;
+  // Removes a file that was written; nothing when it is not there.
+  void remove(const std::string& name) const;
   Expected<BoundedLog> open_log(const std::string& name) const;
 
  private:

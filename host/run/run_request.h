@@ -35,6 +35,10 @@ struct RunRequest {
   // --on-freeze: what follows the dump of a scheduler that fails.
   enum class OnFreeze { kContinue, kStop, kOff };
   OnFreeze on_freeze = OnFreeze::kContinue;
+  // --freeze-at: where the error is claimed, or right before the kernel's own dump.
+  enum class FreezeAt { kClaim, kDump };
+  FreezeAt freeze_at = FreezeAt::kClaim;
+  bool core = false;    // --core: guest memory beside each dump
   std::string vmlinux;  // --vmlinux, --system-map: where symbols come from
   std::string system_map;
   int verbose = 0;

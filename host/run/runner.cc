@@ -22,6 +22,7 @@
 #include "host/run/explain.h"
 #include "host/run/prepare.h"
 #include "host/run/run_folder.h"
+#include "host/run/run_owner.h"
 
 namespace ktstr {
 namespace {
@@ -281,6 +282,8 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
     return std::unexpected(std::move(written.error()));
   if (auto written = folder->write("command", shell_quoted(request.argv) + "\n"); !written)
     return std::unexpected(std::move(written.error()));
+  if (auto written = folder->write(kRunOwnerFile, to_text(this_process())); !written)
+    return std::unexpected(std::move(written.error()));
   auto logs = open_logs(*folder);
   if (!logs) return std::unexpected(std::move(logs.error()));
 
@@ -308,6 +311,7 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
     // The verdict stands even when its file could not be written.
     result.mutable_host()->add_warnings(written.error().to_string());
   }
+  folder->remove(kRunOwnerFile);
   signals.stop();
   return output;
 }

@@ -197,8 +197,13 @@ Expected<void> GdbClient::remove_breakpoint(std::uint64_t address, std::chrono::
   return order(fmt::format("z1,{:x},1", address), limit);
 }
 
+Expected<void> GdbClient::keep_timers_in_steps(std::chrono::nanoseconds limit) {
+  // SSTEP_ENABLE (1) and SSTEP_NOIRQ (2), without SSTEP_NOTIMER (4): include/hw/core/cpu.h.
+  return order("Qqemu.sstep=3", limit);
+}
+
 Expected<void> GdbClient::step(std::uint32_t cpu, std::chrono::nanoseconds limit) {
-  // Thread ids count from 1, in hex (gdbstub/internals.h, gdb_get_cpu_index).
+  // Thread ids count from 1, in hex (gdbstub/system.c, gdb_get_cpu_index).
   const auto stop =
       converse(fmt::format("vCont;s:{:x}", std::uint64_t{cpu} + 1), Answer::kStop, Clock::now() + limit);
   if (!stop) return std::unexpected(stop.error());

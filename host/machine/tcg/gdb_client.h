@@ -1,16 +1,15 @@
 // GdbClient: our end of QEMU's gdb stub (the remote serial protocol, GDB manual, appendix "Remote Protocol").
 //
 // A packet is '$' payload '#' and two hex digits, the sum of the payload's bytes. The receiver answers '+',
-// or
-// '-' to have it once more; then comes the packet with the answer. In an answer "x*c" stands for x repeated
-// c - 29 more times, and "}c" for the byte c ^ 0x20.
+// or '-' to have it once more; then comes the packet with the answer. In an answer "x*c" stands for x
+// repeated c - 29 more times, and "}c" for the byte c ^ 0x20.
 //
 // There are two ways to stop a guest by accident. QEMU takes *any* byte that comes while the guest runs for a
-// wish to stop it, and says nothing (gdbstub.c, gdb_read_byte), so this client must be asked only while the
-// guest is stopped. And an acknowledgement is a byte as well: it could still be on its way when the guest is
-// let go over another connection. So this client never says '+'. QEMU does not miss it: the '$' of the next
-// packet makes it forget the answer it would repeat. The last byte QEMU got from us is thus always part of a
-// command that it has answered.
+// wish to stop it, and says nothing (gdbstub/gdbstub.c, gdb_read_byte), so this client must be asked only
+// while the guest is stopped. And an acknowledgement is a byte as well: it could still be on its way when the
+// guest is let go over another connection. So this client never says '+'. QEMU does not miss it: the '$' of
+// the next packet makes it forget the answer it would repeat (same place). The last byte QEMU got from us is
+// thus always part of a command that it has answered.
 //
 // QEMU has a hostile guest inside, so nothing it says is believed: packets are bounded, before and after
 // unpacking, and so is what lies between them.
@@ -50,8 +49,12 @@ class GdbClient {
   Expected<void> insert_breakpoint(std::uint64_t address, std::chrono::nanoseconds limit);
   Expected<void> remove_breakpoint(std::uint64_t address, std::chrono::nanoseconds limit);
 
+  // Timers of the guest run during steps, as they do with one thread for each vCPU anyway. Otherwise the
+  // `hlt` of a QEMU with a single thread never ends. Interrupts are held back all the same.
+  Expected<void> keep_timers_in_steps(std::chrono::nanoseconds limit);
+
   // Lets vCPU `cpu` alone execute one instruction, with interrupts held back, and waits for the stop after
-  // it. Breakpoints do not count meanwhile.
+  // it. Breakpoints do not count meanwhile. It can be that the vCPU has executed nothing: guest_traps.h.
   Expected<void> step(std::uint32_t cpu, std::chrono::nanoseconds limit);
 
   // Throws away what has arrived, without waiting. Has to be done now and then: older QEMU (7.2)

@@ -37,12 +37,19 @@ void GuestTraps::connect(UniqueFd socket) {
 
 void GuestTraps::disconnect() {
   gdb_.reset();
+  prepared_ = false;
   set_.clear();
 }
 
 Expected<void> GuestTraps::apply(std::chrono::nanoseconds limit) {
   if (wanted_ == set_) return {};
   if (!gdb_) return not_connected();
+  if (!prepared_) {
+    if (auto kept = gdb_->keep_timers_in_steps(limit); !kept) {
+      return propagate(std::move(kept.error()), "preparing QEMU for traps");
+    }
+    prepared_ = true;
+  }
   for (const std::uint64_t address : std::vector(set_)) {
     if (wanted(address)) continue;
     if (auto removed = gdb_->remove_breakpoint(address, limit); !removed) {

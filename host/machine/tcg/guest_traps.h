@@ -1,15 +1,15 @@
 // GuestTraps: the breakpoints of a tcg machine, and how one is got over.
 //
 // Two connections lead to QEMU. QMP starts and stops the guest and reports hits; the gdb stub only sets
-// breakpoints and steps, and hears nothing while the guest runs. What that rests on (QEMU 10, tried; older
-// ones are not used with traps: with 7.2 and two vCPUs a guest stood still after a step):
+// breakpoints and steps, and hears nothing while the guest runs. What that rests on (tried with QEMU 7.2 and
+// 10):
 //
-//   * Breakpoints are matched by virtual address on every vCPU, whatever CR3 is (tcg-accel-ops.c,
+//   * Breakpoints are matched by virtual address on every vCPU, whatever CR3 is (accel/tcg/tcg-accel-ops.c,
 //     tcg_insert_breakpoint); for tcg Z0 and Z1 are the same. The instruction is not patched, so the guest
 //     cannot see them. They can be set before the guest's first instruction and outlive resets of a vCPU.
-//   * A hit stops QEMU with the run state "debug" and QMP's event STOP, which comes when all vCPUs are
-//   parked.
-//     The stub is silent then: it reports a stop only to who continued the guest through it.
+//   * A hit stops QEMU with the run state "debug" and QMP's event STOP, which comes when all vCPUs are parked
+//     (system/cpus.c, do_vm_stop). The stub is silent then: it reports a stop only to who continued the guest
+//     through it (gdbstub/system.c, gdb_vm_state_change: allow_stop_reply).
 //   * The event does not say who hit. Every vCPU whose rip is at a trap stands *before* that instruction:
 //     breakpoints are looked up before an instruction is executed. So comparing all vCPUs' rips with the
 //     traps finds all that hit, and those that were parked just there and would hit next, which is the same
@@ -18,15 +18,20 @@
 //     came while we stopped the guest ourselves, or at the same time as another vCPU's, comes again as an
 //     event of its own. Only the vCPU whose event was handed out must be moved on first.
 //   * "vCont;s:N" moves only vCPU N, by one instruction, holding back its interrupts; the others stay parked.
-//     A stepping vCPU ignores breakpoints (cpu-exec.c, check_for_breakpoints_slow: "singlestep overrides
-//     breakpoints"), so the breakpoint at its rip need not be taken out, and there is no moment in which
-//     another vCPU could slip past it. The step makes QEMU throw away all translated code (tb_flush): some
-//     20 ms until a busy guest is as fast again. QEMU tells QMP of the step as RESUME and STOP; the latter comes before
-//     the answer to the next command. Single-stepping ends with the stub's report of the stop.
-//   * A hit is noted by the vCPU thread and acted on by the main loop. When the guest has been stopped and
-//     continued in between, the stop comes without any vCPU at a trap, and means nothing.
+//     A stepping vCPU ignores breakpoints (accel/tcg/cpu-exec.c, check_for_breakpoints_slow: "singlestep
+//     overrides breakpoints"), so the breakpoint at its rip need not be taken out, and there is no moment in
+//     which another vCPU could slip past it. The stop after it makes QEMU throw away all translated code
+//     (gdb_vm_state_change, tb_flush): some 20 ms until a busy guest is as fast again. QEMU tells QMP of the
+//     step as RESUME and STOP; the latter comes before the answer to the next command. Single-stepping ends
+//     with the stub's report of the stop.
+//   * A step can end without any instruction executed: somebody wanted the vCPU's attention, say for an
+//     interrupt that is held back, before its block of code had begun, and QEMU takes leaving the block for
+//     the end of the step (accel/tcg/cpu-exec.c, cpu_tb_exec). So the registers have to be looked at.
+//   * A hit is noted by the vCPU thread and acted on by the main loop. When the guest is stopped and
+//     continued in between, QEMU forgets the note (system/cpus.c, vm_prepare_start), and the vCPU hits again.
 //
-// So a hit goes: STOP, query-status says "debug", registers of all vCPUs, event. And resume: vCont;s, cont.
+// So a hit goes: STOP, query-status says "debug", registers of all vCPUs, event. And resume: vCont;s until
+// something has changed, cont.
 #pragma once
 
 #include <chrono>
@@ -56,7 +61,8 @@ class GuestTraps {
 
   // Makes the stub's breakpoints those that are wanted. Errors as of GdbClient.
   Expected<void> apply(std::chrono::nanoseconds limit);
-  // Moves one vCPU by one instruction. QMP's events of that have come when the next QMP command is answered.
+  // Moves one vCPU by one instruction, or not at all. QMP's events of that have come when the next QMP
+  // command is answered.
   Expected<void> step(std::uint32_t cpu, std::chrono::nanoseconds limit);
   // To be called before the guest goes on: GdbClient::drain.
   void settle();
@@ -69,6 +75,7 @@ class GuestTraps {
   std::vector<std::uint64_t> wanted_;  // ascending
   std::vector<std::uint64_t> set_;     // what the stub has
   std::optional<GdbClient> gdb_;
+  bool prepared_ = false;  // the stub knows how steps are wanted
 };
 
 }  // namespace ktstr

@@ -1,7 +1,6 @@
 #include "host/machine/tcg/tcg_machine.h"
 
 #include <fcntl.h>
-#include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -11,9 +10,9 @@
 #include <fmt/core.h>
 
 #include "common/quote.h"
-#include "host/machine/host_resources.h"
 #include "host/machine/tcg/emulator_output.h"
 #include "host/machine/tcg/pc_memory.h"
+#include "host/machine/tcg/qemu_command.h"
 #include "host/machine/tcg/register_text.h"
 
 namespace ktstr {
@@ -29,34 +28,9 @@ constexpr auto kCommandLimit = seconds(20);
 constexpr auto kExitLimit = seconds(5);
 // For handing on what a guest has left behind.
 constexpr auto kSettleLimit = seconds(10);
-// QEMU retries a console byte that found its pipe full when its main loop gets to it, which the guest can
-// tell by the time its UART takes. So there is room for everything a guest writes while we are not looking.
-// (The debug port just waits.) 1 MiB is what the kernel allows everybody (/proc/sys/fs/pipe-max-size).
-constexpr int kDeterministicPipe = 1 << 20;
+// Steps that may fail to move a vCPU; two in a row are rare.
+constexpr int kMaxSteps = 100;
 constexpr std::size_t kMaxDrain = std::size_t{64} << 20;
-
-struct SocketPair {
-  UniqueFd ours;
-  UniqueFd theirs;
-};
-
-Expected<SocketPair> make_socket_pair() {
-  int ends[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
-    return fail_errno(ErrorCode::kHost, "cannot create a socket pair");
-  }
-  return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
-}
-
-// `size`: wanted capacity in bytes, 0 for the system's own.
-Expected<SocketPair> make_pipe(int size) {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return fail_errno(ErrorCode::kHost, "cannot create a pipe");
-  // Refused where the user's share of pipe memory is used up (/proc/sys/fs/pipe-user-pages-soft): then it is
-  // smaller.
-  if (size > 0) static_cast<void>(fcntl(ends[1], F_SETPIPE_SZ, size));
-  return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
-}
 
 // The string at `key` of a QMP object, "" when there is none.
 std::string text_of(const nlohmann::json& object, const char* key) {
@@ -89,11 +63,6 @@ std::unique_ptr<TcgFrameLink> make_frame_link(const BootSpec& spec) {
 }
 
 }  // namespace
-
-// Our ends of QEMU's ports.
-struct TcgMachine::PortEnds {
-  UniqueFd qmp, gdb, serial, hvc, frames;
-};
 
 Expected<std::unique_ptr<Machine>> TcgMachine::create(boost::asio::io_context& loop, BootSpec spec,
                                                       bool single_thread) {
@@ -147,40 +116,15 @@ Expected<void> TcgMachine::start() {
 }
 
 Expected<void> TcgMachine::launch() {
-  if (auto enough = check_host_memory(spec_.memory_bytes, host_memory()); !enough) return enough;
-  auto memory = GuestMemoryFiles::create(spec_.memory_bytes, spec_.topology.numa_nodes);
-  if (!memory) return std::unexpected(std::move(memory.error()));
-  memory_ = std::move(*memory);
+  auto qemu = launch_qemu(spec_, argv_);
+  if (!qemu) return std::unexpected(std::move(qemu.error()));
+  child_ = std::move(qemu->child);
+  memory_ = std::move(qemu->memory);
   ram_ = memory_->regions();
-
-  auto qmp = make_socket_pair();
-  auto gdb = make_socket_pair();
-  auto serial = make_pipe(spec_.deterministic ? kDeterministicPipe : 0);
-  auto hvc = make_socket_pair();
-  auto frames = spec_.deterministic ? make_pipe(kDeterministicPipe) : make_socket_pair();
-  for (auto* pair : {&qmp, &gdb, &serial, &hvc, &frames}) {
-    if (!*pair) return std::unexpected(std::move(pair->error()));
-  }
-  std::vector<InheritedFd> fds = {
-      {qmp->theirs.get(), QemuFd::kQmp},       {gdb->theirs.get(), QemuFd::kGdb},
-      {serial->theirs.get(), QemuFd::kSerial}, {hvc->theirs.get(), QemuFd::kHvc},
-      {frames->theirs.get(), QemuFd::kFrames}, {spec_.kernel.get(), QemuFd::kKernel},
-  };
-  if (spec_.initramfs) fds.push_back({spec_.initramfs.get(), QemuFd::kInitramfs});
-  int next = QemuFd::kFirstMemory;
-  for (const UniqueFd& file : memory_->files()) fds.push_back({file.get(), next++});
-
-  auto child = ChildProcess::spawn(argv_, fds);
-  if (!child) return std::unexpected(std::move(child.error()));
-  child_ = std::move(*child);
-  // Otherwise a dead QEMU's sockets would never end.
-  for (auto* pair : {&qmp, &gdb, &serial, &hvc, &frames}) (*pair)->theirs.reset();
-
-  return connect({std::move(qmp->ours), std::move(gdb->ours), std::move(serial->ours), std::move(hvc->ours),
-                  std::move(frames->ours)});
+  return connect(*qemu);
 }
 
-Expected<void> TcgMachine::connect(PortEnds ends) {
+Expected<void> TcgMachine::connect(LaunchedQemu& qemu) {
   const auto console = [this](ConsolePort port) {
     return [this, port](std::span<const std::byte> bytes) {
       if (console_receiver_) console_receiver_(port, bytes);
@@ -189,16 +133,16 @@ Expected<void> TcgMachine::connect(PortEnds ends) {
   // QEMU's own output first: it explains a failure of everything below.
   auto opened = open_port(std::move(child_->output()),
                           [this](std::span<const std::byte> bytes) { append_output(output_, bytes); });
-  if (opened) opened = open_port(std::move(ends.serial), console(ConsolePort::kSerial));
-  if (opened) opened = open_port(std::move(ends.hvc), console(ConsolePort::kHvc));
+  if (opened) opened = open_port(std::move(qemu.serial), console(ConsolePort::kSerial));
+  if (opened) opened = open_port(std::move(qemu.hvc), console(ConsolePort::kHvc));
   if (opened) {
-    opened = open_port(std::move(ends.frames),
+    opened = open_port(std::move(qemu.frames),
                        [this](std::span<const std::byte> bytes) { frames_->receive(bytes); });
   }
   if (!opened) return std::unexpected(std::move(opened.error()));
   frames_->attach(*opened);
-  qmp_.emplace(std::move(ends.qmp));
-  traps_.connect(std::move(ends.gdb));
+  qmp_.emplace(std::move(qemu.qmp));
+  traps_.connect(std::move(qemu.gdb));
 
   if (auto ready = begin_guest(); !ready) return std::unexpected(startup_error(std::move(ready.error())));
   for (const auto& port : ports_) port->start();
@@ -327,7 +271,7 @@ void TcgMachine::on_hit() {
   }
   const auto cpu = traps_.next_trapped(*rips, last_trapped_);
   if (!cpu) {
-    // The belated stop of a hit that was dealt with.
+    // Nobody else sets breakpoints, so this is not expected; the guest need not stand still for it.
     if (auto going = go_on(); !going) {
       announce({MachineEvent::Kind::kPaused,
                 "QEMU stopped the guest and does not continue it: " + going.error().to_string()});
@@ -467,13 +411,27 @@ Expected<void> TcgMachine::resume() {
 
 Expected<void> TcgMachine::leave_trap() {
   if (!trapped_ || !traps_.wanted(trapped_->address)) return {};
+  const std::uint32_t cpu = trapped_->cpu;
+  const auto before = registers(cpu);
+  if (!before) return std::unexpected(before.error());
+  // A step may have moved nothing (guest_traps.h). After that many it is an instruction that changes nothing.
+  for (int i = 0; i < kMaxSteps; ++i) {
+    if (auto stepped = step(cpu); !stepped) return stepped;
+    const auto after = registers(cpu);
+    if (!after) return std::unexpected(after.error());
+    if (*after != *before) break;
+  }
+  trapped_.reset();
+  return {};
+}
+
+Expected<void> TcgMachine::step(std::uint32_t cpu) {
   std::fill(registers_.begin(), registers_.end(), std::nullopt);
-  const auto stepped = traps_.step(trapped_->cpu, kCommandLimit);
+  const auto stepped = traps_.step(cpu, kCommandLimit);
   // An instruction that has not ended in time is running still.
   const auto status = qmp_->execute(stepped ? "query-status" : "stop", {}, kCommandLimit);
   forget_own_stops();
   if (!stepped) return stepped;
-  trapped_.reset();
   if (!status) return std::unexpected(status.error());
   if (text_of(*status, "status") == "shutdown") {
     return fail(ErrorCode::kHost, "cannot resume: the guest has switched itself off");
@@ -494,12 +452,6 @@ Expected<void> TcgMachine::go_on() {
 
 Expected<void> TcgMachine::set_traps(std::vector<std::uint64_t> addresses) {
   if (state_ == State::kEnded) return fail(ErrorCode::kHost, "cannot set traps in a machine that has ended");
-  // 7.2 was tried: a guest of two vCPUs stands still after the first of them was stepped over a trap.
-  if (!addresses.empty() && !qemu_.multi_thread_safe()) {
-    return fail(ErrorCode::kHost,
-                fmt::format("traps need QEMU 10 or newer, and {} is {}; scripts/fetch-qemu gets one",
-                            qemu_.path, qemu_.version));
-  }
   if (auto accepted = traps_.want(std::move(addresses)); !accepted) return accepted;
   if (state_ == State::kCreated) return {};
   if (state_ == State::kPaused) {

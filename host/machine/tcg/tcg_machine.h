@@ -14,8 +14,8 @@
 #include "host/machine/tcg/guest_memory_files.h"
 #include "host/machine/tcg/guest_traps.h"
 #include "host/machine/tcg/kernel_arguments.h"
-#include "host/machine/tcg/qemu_command.h"
 #include "host/machine/tcg/qemu_finder.h"
+#include "host/machine/tcg/qemu_launch.h"
 #include "host/machine/tcg/qmp_client.h"
 #include "host/machine/tcg/stream_port.h"
 #include "host/machine/tcg/tcg_frame_links.h"
@@ -29,7 +29,6 @@ namespace ktstr {
 //   * Everything the guest wrote is handed to the receivers before kPoweredOff, kReset or kDied.
 //   * After these three events RAM is still there, until stop; registers are not.
 //   * Receivers may call stop, but not destroy the machine.
-//   * set_traps needs QEMU 10 or newer.
 //   * VcpuRegisters::kernel_gs_base is 0: QEMU's monitor does not show it.
 class TcgMachine : public Machine {
  public:
@@ -67,11 +66,10 @@ class TcgMachine : public Machine {
 
  private:
   enum class State { kCreated, kRunning, kPaused, kEnded };
-  struct PortEnds;
 
   bool alive() const { return state_ == State::kRunning || state_ == State::kPaused; }
   Expected<void> launch();
-  Expected<void> connect(PortEnds ends);
+  Expected<void> connect(LaunchedQemu& qemu);
   Expected<void> begin_guest();
   // What to say when QEMU did not come up.
   Error startup_error(Error&& error);
@@ -92,6 +90,7 @@ class TcgMachine : public Machine {
   Expected<std::vector<std::uint64_t>> instruction_pointers();
   // Moves the vCPU whose trap was announced over it.
   Expected<void> leave_trap();
+  Expected<void> step(std::uint32_t cpu);
   Expected<void> go_on();
   // Drops the STOP events of stops that we asked for.
   void forget_own_stops();

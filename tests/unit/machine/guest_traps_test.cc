@@ -58,8 +58,8 @@ TEST(GuestTraps, OnlyDifferencesAreSent) {
   ASSERT_TRUE(traps.want({}));
   ASSERT_TRUE(traps.apply(seconds(5)));
   traps.disconnect();
-  EXPECT_EQ(stub.heard(),
-            (std::vector<std::string>{"Z1,10,1", "Z1,30,1", "z1,10,1", "Z1,20,1", "z1,20,1", "z1,30,1"}));
+  EXPECT_EQ(stub.heard(), (std::vector<std::string>{"Qqemu.sstep=3", "Z1,10,1", "Z1,30,1", "z1,10,1",
+                                                    "Z1,20,1", "z1,20,1", "z1,30,1"}));
 }
 
 TEST(GuestTraps, TooManyChangeNothing) {

@@ -58,15 +58,6 @@ TEST_F(TcgMachineTest, AnOldQemuGetsOneThreadAndAWarning) {
   EXPECT_NE(std::find(argv.begin(), argv.end(), "tcg,thread=single"), argv.end());
 }
 
-TEST_F(TcgMachineTest, AnOldQemuHasNoTraps) {
-  const auto tcg = machine("exit 1", 7);
-  const auto refused = tcg->set_traps({0x1000});
-  ASSERT_FALSE(refused);
-  EXPECT_EQ(refused.error().code(), ErrorCode::kHost);
-  EXPECT_NE(refused.error().to_string().find("QEMU 10 or newer"), std::string::npos);
-  EXPECT_TRUE(tcg->set_traps({}));
-}
-
 TEST_F(TcgMachineTest, TrapsCanBeSetBeforeTheStartAndNotAfterTheEnd) {
   const auto tcg = machine("exit 1");
   EXPECT_TRUE(tcg->set_traps({0x1000}));

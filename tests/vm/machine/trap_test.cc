@@ -149,21 +149,21 @@ TEST_F(TrapTest, AVcpuThatSpinsInUserModeStopsLikeTheOthers) {
   MachineUnderTest machine(spec("callspin"));
   ASSERT_TRUE(machine->set_traps({setregid()}));
   ASSERT_TRUE(machine.start());
-  int in_user_mode = 0;
+  // Now and then the spinner is inside an interrupt; so this goes on until it was seen often enough.
+  const auto deadline = Clock::now() + kBootLimit;
   std::size_t seen = 0;
-  for (int i = 0; i < 20; ++i) {
+  std::uint64_t calls = 0;
+  for (int in_user_mode = 0; in_user_mode < 20; ++calls) {
+    ASSERT_LT(Clock::now(), deadline) << in_user_mode << " of " << calls;
     const auto event = next_event(machine, seen);
     ASSERT_TRUE(event && event->kind == Kind::kTrapped) << machine.serial;
     EXPECT_EQ(event->cpu, 0U);
-    EXPECT_EQ(check_hit(machine, *event, setregid(), 2).egid, 100U + static_cast<unsigned>(i));
+    EXPECT_EQ(check_hit(machine, *event, setregid(), 2).egid, 100 + calls);
     const auto other = machine->registers(1);
     ASSERT_TRUE(other);
     in_user_mode += (other->cs & 3) == 3 ? 1 : 0;
     ASSERT_TRUE(machine->resume());
   }
-  EXPECT_GT(in_user_mode, 10);
-  ASSERT_TRUE(machine.run_to_end());
-  EXPECT_NE(machine.serial.find("CALLED 20\r\n"), std::string::npos) << machine.serial;
 }
 
 TEST_F(TrapTest, TrapsAreSetAndRemovedWhileTheGuestRuns) {
@@ -194,13 +194,32 @@ TEST_F(TrapTest, TrapsAreSetAndRemovedWhileTheGuestRuns) {
   }
 }
 
+// Pauses the running guest again and again, longer and longer apart, until a vCPU stands at `trap`: its event
+// has not been handed out, because the loop does not run meanwhile. The guest is paused at the end.
+bool pause_at_trap(MachineUnderTest& machine, std::uint64_t trap, std::uint32_t cpus) {
+  const auto deadline = Clock::now() + kBootLimit;
+  for (auto time = milliseconds(0); Clock::now() < deadline;
+       time = std::min(2 * time + milliseconds(1), milliseconds(200))) {
+    const auto paused = machine->pause(seconds(20));
+    EXPECT_TRUE(paused) << paused.error().to_string();
+    if (!paused) return false;
+    for (std::uint32_t cpu = 0; cpu < cpus; ++cpu) {
+      const auto regs = machine->registers(cpu);
+      EXPECT_TRUE(regs) << regs.error().to_string();
+      if (regs && regs->rip == trap) return true;
+    }
+    EXPECT_TRUE(machine->resume());
+    std::this_thread::sleep_for(time);  // a slow host's guest does nothing in a shorter time
+  }
+  return false;
+}
+
 TEST_F(TrapTest, AHitWhileWeStopTheGuestIsNotLost) {
   MachineUnderTest machine(spec("calls", 2));
   ASSERT_TRUE(machine->set_traps({setregid()}));
   ASSERT_TRUE(machine.start());
   std::vector<std::uint64_t> calls(2, 0);
   std::size_t seen = 0;
-  int hidden = 0;  // stops that found a vCPU at the trap
   while (true) {
     const auto event = next_event(machine, seen);
     ASSERT_TRUE(event) << machine.serial;
@@ -209,21 +228,52 @@ TEST_F(TrapTest, AHitWhileWeStopTheGuestIsNotLost) {
     EXPECT_EQ(call.egid, 100 + calls[event->cpu]);
     ++calls[event->cpu];
     ASSERT_FALSE(HasFailure()) << event->detail;
-    // The next hit is often on its way, or there already, when these come.
     ASSERT_TRUE(machine->resume());
-    for (int i = 0; i < 3; ++i) {
-      if (!machine->pause(seconds(20))) break;  // the guest has ended; its event follows
-      for (std::uint32_t cpu = 0; cpu < 2; ++cpu) {
-        const auto regs = machine->registers(cpu);
-        ASSERT_TRUE(regs);
-        hidden += regs->rip == setregid() ? 1 : 0;
-      }
-      ASSERT_TRUE(machine->resume());
-    }
+    if (calls[0] + calls[1] == 40) continue;
+    ASSERT_TRUE(pause_at_trap(machine, setregid(), 2)) << machine.serial;
+    ASSERT_TRUE(machine->resume());
   }
   EXPECT_EQ(calls, std::vector<std::uint64_t>(2, 20));
-  EXPECT_GT(hidden, 0);
   EXPECT_NE(machine.serial.find("CALLED 40\r\n"), std::string::npos) << machine.serial;
+}
+
+// The address of the `hlt` of an idle vCPU.
+std::uint64_t find_hlt(Machine& machine, std::uint64_t idle) {
+  // Where the kernel's text lies without KASLR: __START_KERNEL_map is address 0.
+  const std::uint64_t gpa = idle - 0xffffffff80000000;
+  for (const RamRegion& region : machine.ram()) {
+    if (gpa < region.gpa || gpa + 64 > region.gpa + region.host.size()) continue;
+    const auto code = region.host.subspan(gpa - region.gpa, 64);
+    const auto hlt = std::find(code.begin(), code.end(), std::byte{0xf4});
+    if (hlt != code.end()) return idle + static_cast<std::uint64_t>(hlt - code.begin());
+  }
+  return 0;
+}
+
+// The step over `hlt` lasts until something wakes the vCPU: its timer does.
+void leave_hlt(BootSpec boot, std::uint64_t idle, MachineOptions options) {
+  MachineUnderTest machine(std::move(boot), options);
+  ASSERT_TRUE(machine.start());
+  ASSERT_TRUE(machine.run_until_serial("BEAT 3"));
+  const std::uint64_t hlt = find_hlt(*machine, idle);
+  ASSERT_NE(hlt, 0U);
+  ASSERT_TRUE(machine->set_traps({hlt}));
+  std::size_t seen = 0;
+  for (int i = 0; i < 10; ++i) {
+    const auto event = next_event(machine, seen);
+    ASSERT_TRUE(event && event->kind == Kind::kTrapped) << machine.serial;
+    EXPECT_EQ(event->address, hlt);
+    const auto resumed = machine->resume();
+    ASSERT_TRUE(resumed) << resumed.error().to_string();
+  }
+}
+
+TEST_F(TrapTest, ATrapAtHltIsLeftWhenTheVcpuIsWoken) {
+  leave_hlt(spec("beat"), address("pv_native_safe_halt"), {});
+}
+
+TEST_F(TrapTest, ATrapAtHltIsLeftWithOneThreadForAllVcpus) {
+  leave_hlt(spec("beat"), address("pv_native_safe_halt"), {.single_thread = true});
 }
 
 TEST_F(TrapTest, TooManyTrapsAreRefusedAndTheOldOnesStay) {
@@ -325,8 +375,9 @@ void check_clocks(MachineUnderTest& machine, int count, std::chrono::nanoseconds
       "REALTIME {:.1f} ms, drift {} ns\n",
       count, milliseconds_of(hold), milliseconds_of(stops[stops.size() / 2]), milliseconds_of(stops.back()),
       static_cast<double>(after.worst_mono) / 1e6, static_cast<double>(after.worst_real) / 1e6, after.drift);
-  // `before` may be some time older than `begin`: what the console took.
-  EXPECT_LT(after.mono - before.mono, (elapsed - paused + milliseconds(500)).count());
+  // A clock that ran on would be ahead by all of `paused`. Half of it is left for the time the console took,
+  // by which `before` is older than `begin`.
+  EXPECT_LT(after.mono - before.mono, (elapsed - paused / 2).count());
   EXPECT_LT(std::abs(after.drift - before.drift), 1'000'000);
   EXPECT_EQ(machine.serial.find("BACKWARDS"), std::string::npos);
   EXPECT_TRUE(machine.events.empty());
@@ -335,8 +386,8 @@ void check_clocks(MachineUnderTest& machine, int count, std::chrono::nanoseconds
 TEST_F(TrapTest, ClocksOfTheGuestDoNotJumpOverPauses) {
   MachineUnderTest machine(spec("clocks"));
   ASSERT_TRUE(machine.start());
-  check_clocks(machine, 1, seconds(1));
-  check_clocks(machine, 100, milliseconds(10));
+  check_clocks(machine, 1, seconds(3));
+  check_clocks(machine, 100, milliseconds(30));
   for (const char* complaint : {"unstable", "soft lockup", "rcu_sched", "rcu_preempt detected", "Oops"}) {
     EXPECT_EQ(machine.serial.find(complaint), std::string::npos) << machine.serial;
   }

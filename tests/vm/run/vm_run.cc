@@ -86,6 +86,7 @@ std::string VmTest::environment(const char* name) {
 std::string VmTest::kernel(const std::string& series) {
   std::string variable = "KTSTR_TEST_KERNEL_" + series;
   std::erase(variable, '.');
+  std::replace(variable.begin(), variable.end(), '-', '_');
   return environment(variable.c_str());
 }
 

@@ -40,7 +40,8 @@ class VmTest : public ::testing::Test {
 
   // An environment variable, "" when it is not set.
   static std::string environment(const char* name);
-  // Folder of a packaged kernel: series "7.2", "6.18", or "6.12", which Debian builds without sched_ext.
+  // Folder of a packaged kernel: series "7.2", "6.18", or "6.12", which Debian builds without sched_ext;
+  // "6.12-BUILT" is the one that scripts/build-kernel makes.
   static std::string kernel(const std::string& series);
   // A scheduler built from the kernel's own source, e.g. "scx_simple"; a real one of shared/schedulers.
   static std::string example_scheduler(const std::string& name);

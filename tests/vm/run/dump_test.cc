@@ -1,0 +1,342 @@
+// Dumps of real guests: what they hold, when they are taken, and that they agree with what the kernel itself
+// prints of the same event.
+#include <signal.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+#include "host/report/dump/dump_compare.h"
+#include "host/report/dump/dump_file.h"
+#include "tests/vm/run/vm_run.h"
+
+namespace ktstr::vmtest {
+namespace {
+
+namespace fs = std::filesystem;
+using ktstr::v1::Dsq;
+using ktstr::v1::Dump;
+using ktstr::v1::Task;
+
+constexpr int kStallKind = 1026, kBpfErrorKind = 1025, kErrorKind = 1024;
+
+class DumpVmTest : public VmTest {
+ protected:
+  static std::string fault_scheduler() { return environment("KTSTR_SCHED"); }
+  static bool full() { return !environment("KTSTR_TEST_FULL").empty(); }
+
+  // Runs the fault-injection scheduler with an instruction clock.
+  VmRun fault(const std::string& series, const std::string& arguments,
+              std::vector<std::string> more = {}) const {
+    std::vector<std::string> all = {"--scheduler", fault_scheduler(), "--scheduler-args",
+                                    arguments,     "--duration",      "8s"};
+    all.insert(all.end(), more.begin(), more.end());
+    return run_seeded(series, all);
+  }
+
+  static Dump dump_of(const VmRun& run, int number = 1) {
+    const auto dump = read_dump((run.folder / ("dump-" + std::to_string(number) + ".pb")).string());
+    EXPECT_TRUE(dump) << (dump ? "" : dump.error().to_string()) << "\n" << run.describe();
+    return dump ? *dump : Dump();
+  }
+  static int count_of_dumps(const VmRun& run) {
+    return run.result.is_object() && run.result.contains("dumps")
+               ? static_cast<int>(run.result["dumps"].size())
+               : 0;
+  }
+  static std::size_t count(const Dump& dump, Dsq::Kind kind) {
+    return static_cast<std::size_t>(std::count_if(dump.dsqs().begin(), dump.dsqs().end(),
+                                                  [&](const Dsq& dsq) { return dsq.kind() == kind; }));
+  }
+  static const Task* find_task(const Dump& dump, const std::string& comm) {
+    const auto found = std::find_if(dump.tasks().begin(), dump.tasks().end(),
+                                    [&](const Task& task) { return task.comm() == comm; });
+    return found == dump.tasks().end() ? nullptr : &*found;
+  }
+  static bool has_finding(const Dump& dump, const std::string& kind) {
+    return std::any_of(dump.findings().begin(), dump.findings().end(),
+                       [&](const auto& finding) { return finding.kind() == kind; });
+  }
+
+  // What every dump of a failed scheduler has, whatever the kernel.
+  static void expect_complete(const Dump& dump, int kind) {
+    EXPECT_EQ(dump.header().trap_exit_kind(), static_cast<std::uint64_t>(kind));
+    EXPECT_EQ(dump.header().faults(), 0U)
+        << (dump.faults().empty() ? "" : dump.faults(0).path() + dump.faults(0).text());
+    EXPECT_EQ(dump.header().incomplete(), "");
+    ASSERT_GE(dump.scheds_size(), 1);
+    EXPECT_EQ(dump.scheds(0).exit_info().kind(), kind);
+    EXPECT_FALSE(dump.scheds(0).exit_info().msg().empty());
+    EXPECT_GT(dump.scheds(0).exit_info().bt_size(), 0);
+    EXPECT_NE(dump.scheds(0).exit_info().dump().find("CPU states"), std::string::npos);
+    EXPECT_FALSE(dump.scheds(0).callbacks().empty());
+    const std::size_t cpus = dump.header().nr_cpu_ids();
+    EXPECT_EQ(dump.cpus_size(), static_cast<int>(cpus));
+    EXPECT_EQ(count(dump, Dsq::LOCAL), cpus);
+    EXPECT_EQ(count(dump, Dsq::GLOBAL), 1U);
+    const bool has_bypass = std::any_of(dump.dsqs().begin(), dump.dsqs().end(),
+                                        [](const Dsq& dsq) { return dsq.kind() == Dsq::BYPASS; });
+    EXPECT_EQ(count(dump, Dsq::BYPASS), has_bypass ? cpus : 0);
+    const Task* init = find_task(dump, "init");
+    ASSERT_NE(init, nullptr);
+    EXPECT_EQ(init->pid(), 1);
+    const Task* kthreadd = find_task(dump, "kthreadd");
+    ASSERT_NE(kthreadd, nullptr);
+    EXPECT_GT(kthreadd->stack_size(), 0);
+    for (const auto& cpu : dump.cpus()) EXPECT_TRUE(cpu.vcpu().user_mode() || cpu.stack_size() > 0);
+  }
+
+  static void expect_agrees_with_kernel(const Dump& dump) {
+    const auto kernel = parse_kernel_dump(dump.scheds(0).exit_info().dump());
+    ASSERT_TRUE(kernel) << kernel.error().to_string();
+    EXPECT_FALSE(kernel->cpus.empty());
+    for (const DumpDifference& difference : compare_with_kernel(dump, *kernel, {}))
+      ADD_FAILURE() << difference.to_string();
+  }
+};
+
+class Dumps : public DumpVmTest {};
+
+// The kernel's examples fail in ways of their own.
+TEST_F(Dumps, AStallOfQmapAgreesWithTheKernelsOwnDump) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, example_scheduler("scx_qmap"));
+  const VmRun run =
+      run_seeded("7.2", {"--scheduler", scheduler, "--scheduler-args", "-t 20 -T 20", "--duration", "20s"});
+  ASSERT_EQ(run.exit_code, 4) << run.describe();
+  const Dump dump = dump_of(run);
+  expect_complete(dump, kStallKind);
+  expect_agrees_with_kernel(dump);
+  // The text on the scheduler's standard error is the same dump, as a user sees it.
+  std::ifstream log(run.folder / "scheduler.log");
+  const std::string text{std::istreambuf_iterator<char>(log), {}};
+  const auto printed = parse_kernel_dump(text);
+  ASSERT_TRUE(printed);
+  EXPECT_TRUE(compare_with_kernel(dump, *printed, {}).empty());
+  EXPECT_TRUE(has_finding(dump, "waiting"));
+}
+
+TEST_F(Dumps, RustysOwnErrorAgreesWithTheKernelsOwnDump) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, real_scheduler("scx_rusty"));
+  const VmRun run = run_seeded("7.2", {"--scheduler", scheduler, "--duration", "10s", "--freeze-at", "dump"});
+  ASSERT_EQ(run.exit_code, 4) << run.describe();
+  const Dump dump = dump_of(run);
+  expect_complete(dump, kBpfErrorKind);
+  EXPECT_NE(dump.scheds(0).exit_info().msg().find("kptr already had cpumask"), std::string::npos);
+  expect_agrees_with_kernel(dump);
+}
+
+struct Failure {
+  const char* name;
+  const char* arguments;
+  int kind;
+};
+void PrintTo(const Failure& failure, std::ostream* out) {
+  *out << failure.name;
+}
+
+class DumpsOfEachKernel : public DumpVmTest,
+                          public ::testing::WithParamInterface<std::tuple<const char*, Failure>> {};
+
+TEST_P(DumpsOfEachKernel, AreCompleteAndAgreeWithTheKernels) {
+  const auto& [series, failure] = GetParam();
+  KTSTR_NEEDS(kernel_folder, kernel(series));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  // A stalled guest stays as it is until the kernel has written its own dump. After other errors it goes on:
+  // so there the freeze comes right before the kernel's dump, and no other CPU may change anything meanwhile.
+  const bool stall = failure.kind == kStallKind;
+  const VmRun run = fault(
+      series, failure.arguments,
+      stall ? std::vector<std::string>{} : std::vector<std::string>{"--freeze-at", "dump", "--cpus", "1"});
+  ASSERT_EQ(run.exit_code, 4) << run.describe();
+  EXPECT_EQ(count_of_dumps(run), 1) << run.describe();
+  const Dump dump = dump_of(run);
+  expect_complete(dump, failure.kind);
+  expect_agrees_with_kernel(dump);
+  // 7.1 does not let schedulers built with today's tools make dispatch queues.
+  const std::size_t user_dsqs = std::string(series) == "7.1" ? 0 : 5;
+  EXPECT_GE(count(dump, Dsq::USER), user_dsqs);
+  EXPECT_EQ(has_finding(dump, "waiting"), stall);
+}
+
+constexpr Failure kFailures[] = {{"Stall", "--stall-after 1 --timeout-ms 3000", kStallKind},
+                                 {"BpfError", "--error-after 1", kBpfErrorKind},
+                                 {"KernelError", "--bad-dispatch", kErrorKind}};
+
+INSTANTIATE_TEST_SUITE_P(Series, DumpsOfEachKernel,
+                         ::testing::Combine(::testing::Values("6.12-BUILT", "6.16", "6.17", "6.18", "6.19",
+                                                              "7.0", "7.1", "7.2", "7.3"),
+                                            ::testing::ValuesIn(kFailures)),
+                         [](const auto& parameters) {
+                           std::string name = std::string("On") + std::get<0>(parameters.param) +
+                                              std::get<1>(parameters.param).name;
+                           std::erase_if(
+                               name, [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; });
+                           return name;
+                         });
+
+// What is on a user DSQ is listed in its order, with who waits and how long.
+TEST_F(Dumps, AStallNamesTheTasksOnTheirUserDsq) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  const VmRun run = fault("7.2", "--hold-every 3 --hold-on dsq --timeout-ms 3000", {"--cpus", "2"});
+  ASSERT_EQ(run.exit_code, 4) << run.describe();
+  const Dump dump = dump_of(run);
+  const auto limbo =
+      std::find_if(dump.dsqs().begin(), dump.dsqs().end(), [](const Dsq& dsq) { return dsq.id() == 0x300; });
+  ASSERT_NE(limbo, dump.dsqs().end());
+  ASSERT_GT(limbo->tasks_size(), 0);
+  EXPECT_EQ(limbo->nr(), static_cast<std::uint32_t>(limbo->tasks_size()));
+  EXPECT_TRUE(limbo->problems().empty());
+  for (const auto& entry : limbo->tasks()) {
+    const Task* task = find_task(dump, entry.comm());
+    ASSERT_NE(task, nullptr);
+    EXPECT_EQ(task->where(), Task::ON_DSQ) << entry.comm();
+    EXPECT_GE(entry.waiting_ms(), 0);
+  }
+}
+
+TEST_F(Dumps, TasksThatBpfHoldsAreNamedAsSuch) {
+  KTSTR_NEEDS(kernel_618, kernel("6.18"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  const VmRun run = fault("6.18", "--hold-every 3 --hold-on bpf --timeout-ms 3000");
+  ASSERT_EQ(run.exit_code, 4) << run.describe();
+  const Dump dump = dump_of(run);
+  EXPECT_TRUE(std::any_of(dump.tasks().begin(), dump.tasks().end(), [](const Task& task) {
+    return task.where() == Task::OWNED_BY_BPF && task.ops_state_name() == "QUEUED" &&
+           task.waiting_ms() > 1000;
+  }));
+}
+
+TEST_F(Dumps, AHealthyRunAndAnOrderlyExitTakeNone) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  const VmRun healthy = fault("7.2", "");
+  EXPECT_EQ(healthy.exit_code, 0) << healthy.describe();
+  EXPECT_EQ(count_of_dumps(healthy), 0);
+  const VmRun left = fault("7.2", "--exit-after 1");
+  EXPECT_EQ(left.exit_code, 4) << left.describe();
+  EXPECT_EQ(count_of_dumps(left), 0);
+}
+
+TEST_F(Dumps, StopEndsTheRunAtTheFreezeAndOffTakesNone) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  const VmRun stopped = fault("7.2", "--error-after 1", {"--on-freeze", "stop"});
+  EXPECT_EQ(stopped.exit_code, 4) << stopped.describe();
+  EXPECT_EQ(stopped.reason_kind(), "scheduler-exit");
+  EXPECT_TRUE(stopped.result["partial"].get<bool>());
+  EXPECT_EQ(dump_of(stopped).header().trap_exit_kind_name(), "SCX_EXIT_ERROR_BPF");
+  const VmRun off = fault("7.2", "--error-after 1", {"--on-freeze", "off"});
+  EXPECT_EQ(off.exit_code, 4) << off.describe();
+  EXPECT_EQ(count_of_dumps(off), 0);
+}
+
+// On the ordinary machine, for it has several vCPU threads, an address of its own, and may be stopped.
+class LiveDumps : public DumpVmTest {};
+
+TEST_F(LiveDumps, AreTakenOfARandomisedKernel) {
+  KTSTR_NEEDS(kernel_618, kernel("6.18"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  const VmRun run = run_on("6.18", {"--kaslr", "--scheduler", scheduler, "--scheduler-args",
+                                    "--error-after 1", "--duration", "8s"});
+  ASSERT_EQ(run.exit_code, 4) << run.describe();
+  const Dump dump = dump_of(run);
+  expect_complete(dump, kBpfErrorKind);
+  EXPECT_EQ(dump.header().location().find("slide 0x0 "), std::string::npos) << dump.header().location();
+}
+
+TEST_F(LiveDumps, OnRequestLeaveTheRunAlone) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  const int dumps = 20;
+  const VmRun run =
+      run_on("7.2", {"--scheduler", scheduler, "--duration", "10s", "--append", "pti=on"}, [&](pid_t pid) {
+        ASSERT_TRUE(wait_for_output(pid, "holding"));
+        for (int i = 1; i <= dumps; ++i) {
+          ASSERT_EQ(kill(pid, SIGUSR1), 0);
+          ASSERT_TRUE(wait_for_output(pid, "dump " + std::to_string(i) + ":"));
+        }
+      });
+  ASSERT_EQ(run.exit_code, 0) << run.describe();
+  ASSERT_EQ(count_of_dumps(run), dumps) << run.describe();
+  for (int i = 1; i <= dumps; ++i) {
+    const Dump dump = dump_of(run, i);
+    EXPECT_EQ(dump.header().reason(), "signal");
+    EXPECT_EQ(dump.header().faults(), 0U);
+    EXPECT_EQ(dump.scheds_size(), 1);
+    EXPECT_GT(dump.tasks_size(), 30);
+  }
+}
+
+// A core of the same instant read by the other way in gives the same dump.
+TEST_F(LiveDumps, ACoreGivesTheSameDump) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  const VmRun run =
+      run_on("7.2", {"--scheduler", scheduler, "--scheduler-args", "--stall-after 1 --timeout-ms 2000",
+                     "--duration", "8s", "--on-freeze", "stop", "--core"});
+  ASSERT_EQ(run.exit_code, 4) << run.describe();
+  Dump live = dump_of(run);
+  const std::string out = (folder() / "from-core").string();
+  fs::create_directories(out);
+  const std::string command = environment("KTSTR_VM") + " dump --memory " +
+                              (run.folder / "dump-1.core").string() + " --kernel " + kernel("7.2") +
+                              " --out " + out + " > " + out + "/printed 2>&1";
+  ASSERT_EQ(std::system(command.c_str()), 0);
+  const auto read = read_dump(out + "/dump-1.pb");
+  ASSERT_TRUE(read) << read.error().to_string();
+  Dump core = *read;
+  live.clear_header();
+  core.clear_header();
+  for (Dump* dump : {&live, &core}) {
+    for (auto& cpu : *dump->mutable_cpus()) cpu.mutable_vcpu()->clear_halted();  // cores do not have it
+  }
+  EXPECT_EQ(live.DebugString(), core.DebugString());
+}
+
+TEST_F(LiveDumps, AFullDiskCostsTheDumpButNotTheVerdict) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  // No file may grow beyond this; the dump's JSON has twice as much, all other files are smaller.
+  const rlimit before = [] {
+    rlimit limit{};
+    getrlimit(RLIMIT_FSIZE, &limit);
+    return limit;
+  }();
+  const rlimit small{48 << 10, before.rlim_max};
+  signal(SIGXFSZ, SIG_IGN);
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &small), 0);
+  const VmRun run =
+      run_on("7.2", {"--scheduler", scheduler, "--scheduler-args", "--error-after 1", "--duration", "8s"});
+  setrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, SIG_DFL);
+  EXPECT_EQ(run.exit_code, 4) << run.describe();
+  ASSERT_EQ(count_of_dumps(run), 1) << run.describe();
+  EXPECT_NE(run.result["dumps"][0]["incomplete"].get<std::string>().find("dump-1"), std::string::npos)
+      << run.describe();
+  for (const auto& entry : fs::directory_iterator(run.folder))
+    EXPECT_FALSE(entry.path().filename().string().starts_with("dump-1")) << entry.path();
+}
+
+TEST_F(LiveDumps, AVmlinuxOfAnotherBuildIsRefused) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(kernel_618, kernel("6.18"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  const std::string other = (folder() / "vmlinux").string();
+  std::string image;
+  for (const auto& entry : fs::directory_iterator(kernel_618 + "/boot")) {
+    if (entry.path().filename().string().starts_with("vmlinuz")) image = entry.path().string();
+  }
+  ASSERT_EQ(std::system((environment("KTSTR_EXTRACT_VMLINUX") + " " + image + " " + other).c_str()), 0);
+  const VmRun run = run_on("7.2", {"--scheduler", scheduler, "--vmlinux", other});
+  EXPECT_EQ(run.exit_code, 2) << run.describe();
+  EXPECT_NE(run.err.find("vmlinux"), std::string::npos) << run.err;
+}
+
+}  // namespace
+}  // namespace ktstr::vmtest
