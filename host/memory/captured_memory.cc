@@ -45,7 +45,7 @@ CapturedMemory& CapturedMemory::operator=(CapturedMemory&& other) noexcept {
   present_ = std::exchange(other.present_, 0);
   used_ = std::exchange(other.used_, 0);
   blocks_ = std::exchange(other.blocks_, {});
-  reach_ = std::exchange(other.reach_, {});
+  captures_ = std::exchange(other.captures_, 0);
   sealed_ = std::exchange(other.sealed_, false);
   return *this;
 }
@@ -56,13 +56,13 @@ void CapturedMemory::clear() {
   present_ = 0;
   used_ = 0;
   blocks_ = {};
-  reach_ = {};
+  captures_ = 0;
   sealed_ = false;
 }
 
 bool CapturedMemory::prepare(std::size_t bytes) {
   blocks_.clear();
-  reach_.clear();
+  captures_ = 0;
   used_ = 0;
   sealed_ = false;
   if (arena_.empty()) {
@@ -88,36 +88,38 @@ FaultOr<std::span<const std::byte>> CapturedMemory::capture(KernelReader& source
   const std::span<std::byte> out = arena_.subspan(used_, size);
   if (const auto done = source.read(kva, out, budget); !done) return std::unexpected(done.error());
   blocks_.push_back({kva, size, used_});
+  ++captures_;
   used_ += size;
   present_ = std::max(present_, used_ / kPage * kPage);
   return out;
 }
 
+// Blocks may overlap, and where they do they hold the same, since the guest stood still. What is kept of each
+// is the part that no block before it reaches, so that every place is in one block only.
 void CapturedMemory::seal() {
-  std::sort(blocks_.begin(), blocks_.end(), [](const Block& a, const Block& b) {
-    return std::pair(a.kva, b.size) < std::pair(b.kva, a.size);
-  });
-  reach_.resize(blocks_.size());
+  std::sort(blocks_.begin(), blocks_.end(), [](const Block& a, const Block& b) { return a.kva < b.kva; });
+  std::size_t kept = 0;
   std::uint64_t reach = 0;
-  for (std::size_t i = 0; i < blocks_.size(); ++i) {
-    reach = std::max(reach, blocks_[i].kva.value() + blocks_[i].size);
-    reach_[i] = reach;
+  for (const Block& block : blocks_) {
+    const std::uint64_t end = block.kva.value() + block.size;
+    if (end <= reach) continue;
+    const std::uint64_t hidden = reach > block.kva.value() ? reach - block.kva.value() : 0;
+    blocks_[kept++] = {block.kva + hidden, block.size - hidden, block.at + hidden};
+    reach = end;
   }
+  blocks_.resize(kept);
   sealed_ = true;
 }
 
 std::span<const std::byte> CapturedMemory::run_at(Kva kva) const {
   if (!sealed_) return {};
-  auto after = std::upper_bound(blocks_.begin(), blocks_.end(), kva,
-                                [](Kva address, const Block& block) { return address < block.kva; });
-  // Blocks may overlap; the one that reaches furthest is best, but the first that covers the place will do.
-  for (auto index = static_cast<std::size_t>(after - blocks_.begin()); index > 0; --index) {
-    if (reach_[index - 1] <= kva.value()) break;
-    const Block& block = blocks_[index - 1];
-    const std::uint64_t offset = kva - block.kva;
-    if (offset < block.size) return arena_.subspan(block.at + offset, block.size - offset);
-  }
-  return {};
+  const auto after = std::upper_bound(blocks_.begin(), blocks_.end(), kva,
+                                      [](Kva address, const Block& block) { return address < block.kva; });
+  if (after == blocks_.begin()) return {};
+  const Block& block = *(after - 1);
+  const std::uint64_t offset = kva - block.kva;
+  return offset < block.size ? arena_.subspan(block.at + offset, block.size - offset)
+                             : std::span<std::byte>();
 }
 
 FaultOr<> CapturedMemory::read(Kva kva, std::span<std::byte> out, ReadBudget& budget) {

@@ -47,7 +47,7 @@ class CapturedMemory : public KernelReader {
   using KernelReader::read;
 
   // What was captured: ranges as they were asked for, and their bytes together.
-  std::size_t objects() const { return blocks_.size(); }
+  std::size_t objects() const { return captures_; }
   std::size_t bytes() const { return used_; }
   // Gives all memory back.
   void clear();
@@ -58,15 +58,14 @@ class CapturedMemory : public KernelReader {
     std::uint64_t size = 0;
     std::size_t at = 0;  // in arena_
   };
-  // The longest run of captured bytes from `kva` on that lies in one block; empty when it is not captured.
+  // Captured bytes from `kva` to the end of their block; empty when it is not captured.
   std::span<const std::byte> run_at(Kva kva) const;
 
   std::span<std::byte> arena_;  // kMaxBytes of address space
   std::size_t present_ = 0;     // bytes whose pages were touched
   std::size_t used_ = 0;
-  std::vector<Block> blocks_;
-  // After seal(): blocks_ are ascending by address, and reach_[i] is the largest end of blocks 0 to i.
-  std::vector<std::uint64_t> reach_;
+  std::vector<Block> blocks_;  // after seal(): ascending, without overlap
+  std::size_t captures_ = 0;
   bool sealed_ = false;
 };
 

@@ -45,6 +45,9 @@ class MockMemory {
   // this object.
   GuestMemory memory() const;
 
+  // The segments themselves, ascending: what a machine calls its RAM.
+  std::map<Gpa, std::vector<std::byte>>& segments() { return segments_; }
+
  private:
   std::span<std::byte> inside(Gpa gpa, std::size_t size);
 

@@ -21,7 +21,7 @@ char LICENSE[] SEC("license") = "GPL";
 
 #define kSharedDsq 0x100ULL
 #define kGroupDsq 0x200ULL  // + group
-#define kLimboDsq 0x300ULL
+#define kLimboDsq 0x300ULL  // + number, below hold_dsqs
 #define kMissingDsq 0xbadULL
 #define kSecond 1000000000ULL
 #define kMillisecond 1000000ULL
@@ -32,6 +32,7 @@ const volatile u64 seed = 1;
 const volatile u64 slice_ns = 5 * kMillisecond;
 const volatile u64 race_window_ns = 2000;
 const volatile s32 hold_on_bpf = 0;
+const volatile u32 hold_dsqs = 1;
 const volatile s32 fail_verify = 0;
 const volatile u32 dump_size = 32768;
 
@@ -287,7 +288,8 @@ void BPF_PROG(ktstr_enqueue, struct task_struct* p, u64 enq_flags) {
       return;
     }
     if (fault_hold_every > 0 && number % (u64)fault_hold_every == 0) {
-      keep_for_ever(p, stats, state, now, kLimboDsq, enq_flags);
+      u64 every = (u64)fault_hold_every;
+      keep_for_ever(p, stats, state, now, kLimboDsq + number / every % hold_dsqs, enq_flags);
       return;
     }
     if (fault_bad_dispatch) {
@@ -449,8 +451,10 @@ s32 BPF_PROG(ktstr_init) {
     error = scx_bpf_create_dsq(kGroupDsq + group, -1);
     if (error) return error;
   }
-  error = scx_bpf_create_dsq(kLimboDsq, -1);
-  if (error) return error;
+  for (u32 i = 0; i < hold_dsqs && i < kMostHoldDsqs; i++) {
+    error = scx_bpf_create_dsq(kLimboDsq + i, -1);
+    if (error) return error;
+  }
 #endif
   return 0;
 }

@@ -32,10 +32,11 @@ struct Known {
 };
 
 constexpr double kDay = 86400;
-constexpr std::array<Known, 19> kKnown = {{
+constexpr std::array<Known, 20> kKnown = {{
     {"stall-after", Unit::kSeconds, "stall_after_ms", 0, kDay, {}},
     {"hold-every", Unit::kNumber, "fault_hold_every", 1, 1e9, {}},
     {"hold-on", Unit::kNone, nullptr, 0, 0, {}},
+    {"dsqs", Unit::kNumber, "hold_dsqs", 1, kMostHoldDsqs, {}},
     {"error-after", Unit::kSeconds, "error_after_ms", 0, kDay, {}},
     {"bad-dispatch", Unit::kSeconds, "bad_dispatch_after_ms", 0, kDay, 1.0},
     {"slow", Unit::kNumber, "fault_slow_us", 1, 10000, 200.0},
@@ -121,6 +122,7 @@ Kernel threads, PID 1 and ktstr-sched itself are always served, so that the kern
   --stall-after SECONDS *   hold every other task from then on  [fault_stall]
   --hold-every N *          hold every Nth enqueued task for ever  [fault_hold_every, 0 is off]
   --hold-on dsq|bpf         where: on a queue that nobody serves (default), or with BPF, on no queue at all
+  --dsqs N                  how many queues that nobody serves there are (1); held tasks are dealt out to them
   --error-after SECONDS *   scx_bpf_error("ktstr_sched: error on request ...")  [fault_error]
   --bad-dispatch[=SECONDS] *
                             after this time (1) insert a task into a queue that does not exist: an error that

@@ -18,7 +18,6 @@ constexpr std::uint32_t kMaxNodes = 1024;  // NUMA nodes, MAX_NUMNODES
 constexpr std::uint64_t kMaxCgroupDepth = 64;
 constexpr std::uint64_t kMaxBuffer = 1024;   // entries of a dispatch buffer
 constexpr std::uint64_t kMaxBacktrace = 64;  // SCX_EXIT_BT_LEN
-constexpr std::uint64_t kDispatchCursorCap = 1 << 16;
 
 constexpr std::array<std::string_view, 3> kKickSyncs = {"scx_kick_syncs", "scx_kick_pseqs",
                                                         "scx_kick_cpus_pnt_seqs"};
@@ -221,7 +220,7 @@ class ScxWalk {
   void dispatch_buffer(Kva context) {
     keep(context, 16);
     const auto cursor = memory_.read<std::uint32_t>(context + 8, budget_);
-    if (!cursor || *cursor == 0 || *cursor > kDispatchCursorCap || plan_.sched_cpu.buffer_entry == 0) return;
+    if (!cursor || plan_.sched_cpu.buffer_entry == 0) return;
     const std::uint64_t entries = std::min<std::uint64_t>(*cursor, kMaxBuffer);
     for (std::uint64_t i = 0; i < entries; ++i) {
       const Kva entry = context + 16 + i * plan_.sched_cpu.buffer_entry;

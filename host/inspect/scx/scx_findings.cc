@@ -4,6 +4,7 @@
 // it. The first kind is the most telling of all: a CPU that is idle while a task that may run there waits.
 // Either the scheduler does not conserve work, or it has lost the task.
 #include <algorithm>
+#include <map>
 #include <vector>
 
 #include <fmt/format.h>
@@ -21,6 +22,8 @@ using ktstr::v1::Task;
 constexpr std::size_t kNamed = 5;          // tasks that a sentence names
 constexpr std::int64_t kBriefWaitMs = 10;  // shorter waits beside an idle CPU are everyday races
 constexpr std::size_t kMaxPids = 1000;
+// Of one kind. A guest that has more is broken all over, and the sections below show the rest.
+constexpr std::size_t kMaxOfAKind = 200;
 
 class Findings {
  public:
@@ -45,7 +48,17 @@ class Findings {
   }
 
  private:
+  bool full(const char* kind) const {
+    const auto count = counts_.find(kind);
+    return count != counts_.end() && count->second >= kMaxOfAKind;
+  }
+
   DumpFinding& add(DumpFinding::Severity severity, const char* kind, std::string text) {
+    if (full(kind)) {
+      left_out_.Clear();
+      return left_out_;
+    }
+    ++counts_[kind];
     auto& finding = *in_.dump.add_findings();
     finding.set_severity(severity);
     finding.set_kind(kind);
@@ -86,6 +99,7 @@ class Findings {
       allowed.push_back(set ? std::move(*set) : CpuSet());
     }
     for (const Cpu& cpu : in_.dump.cpus()) {
+      if (full("idle-while-waiting")) return;
       if (!cpu.idle() || (cpu.has_online() && cpu.online() == 0)) continue;
       std::vector<const Task*> could;
       for (std::size_t i = 0; i < waiting_.size(); ++i) {
@@ -156,7 +170,7 @@ class Findings {
   void kick_waits() {
     for (const Cpu& cpu : in_.dump.cpus()) {
       const auto targets = CpuSet::parse(cpu.cpus_to_wait());
-      if (!targets) continue;
+      if (!targets || targets->empty() || full("kick-wait")) continue;
       for (const Cpu& other : in_.dump.cpus()) {
         if (!targets->contains(other.cpu())) continue;
         const int index = static_cast<int>(other.cpu());
@@ -253,7 +267,9 @@ class Findings {
   }
 
   Inspection& in_;
-  std::vector<const Task*> waiting_;  // longest first
+  std::vector<const Task*> waiting_;                        // longest first
+  std::map<std::string, std::size_t, std::less<>> counts_;  // of findings, by kind
+  DumpFinding left_out_;
 };
 
 }  // namespace

@@ -171,8 +171,10 @@ void inspect_dispatch_buffer(Inspection& in, Kva context, const std::string& pat
   const auto cursor = in.memory.read<std::uint32_t>(context + 8, in.budget);
   if (!cursor) return in.fault(path + ".dsp_ctx", cursor.error());
   const StructLayout& layout = in.plan.buffer_entry;
-  if (!layout.known() || *cursor > kMaxEntries) return;
-  for (std::uint32_t i = 0; i < *cursor; ++i) {
+  if (!layout.known() || layout.type().size == 0) return;
+  if (*cursor > kMaxEntries)
+    in.faults.add(path + ".dsp_ctx.cursor", fmt::format("{} is more than {}", *cursor, kMaxEntries));
+  for (std::uint32_t i = 0; i < std::min<std::uint64_t>(*cursor, kMaxEntries); ++i) {
     const std::string here = fmt::format("{}.dsp_ctx.buf[{}]", path, i);
     const Kva at = context + 16 + i * layout.type().size;
     auto& entry = *entries.Add();

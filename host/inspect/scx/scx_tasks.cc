@@ -110,14 +110,14 @@ class TaskSection {
     else if (task.exit_state() != 0 || (task.task_flags() & kPfExiting) != 0 ||
              (task.__state() & kTaskDead) != 0)
       task.set_where(Task::EXITING);
+    else if (objects.has(TaskSource::kIdle))
+      task.set_where(Task::SLEEPING);  // its CPU has work
     else if (queued != queued_.end() || task.dsq() != 0)
       task.set_where(Task::ON_DSQ);
     else if (transit)
       task.set_where(Task::IN_TRANSIT);
     else if (opss != 0)
       task.set_where(Task::OWNED_BY_BPF);
-    else if (objects.has(TaskSource::kIdle))
-      task.set_where(Task::SLEEPING);  // an idle task whose CPU has work
     else if (task.on_rq() != 0)
       task.set_where(ext ? Task::IN_TRANSIT : Task::RUNNABLE_OTHER_CLASS);
     else

@@ -11,14 +11,14 @@
 namespace ktstr::test {
 
 inline const v1::Task& task_of(const v1::Dump& dump, std::int32_t pid) {
-  const auto found =
-      std::find_if(dump.tasks().begin(), dump.tasks().end(), [&](const auto& task) { return task.pid() == pid; });
+  const auto found = std::find_if(dump.tasks().begin(), dump.tasks().end(),
+                                  [&](const auto& task) { return task.pid() == pid; });
   return found == dump.tasks().end() ? v1::Task::default_instance() : *found;
 }
 
 inline const v1::Dsq& dsq_of(const v1::Dump& dump, std::string_view name) {
-  const auto found =
-      std::find_if(dump.dsqs().begin(), dump.dsqs().end(), [&](const auto& dsq) { return dsq.name() == name; });
+  const auto found = std::find_if(dump.dsqs().begin(), dump.dsqs().end(),
+                                  [&](const auto& dsq) { return dsq.name() == name; });
   return found == dump.dsqs().end() ? v1::Dsq::default_instance() : *found;
 }
 

@@ -70,7 +70,7 @@ void FakeGuest::make_symbols() {
   places_["runqueues"] = per_cpu_begin_ + 0x40;
   std::uint64_t next = kData + 0x4000;
   const auto variable = [&](const char* name) { places_[name] = next += 0x40; };
-  const auto per_cpu_variable = [&, at = per_cpu_begin_ + 0x1800](const char* name) mutable {
+  auto per_cpu_variable = [&, at = per_cpu_begin_ + 0x1800](const char* name) mutable {
     places_[name] = at += 0x80;
   };
   if (has_scx()) {
@@ -90,10 +90,9 @@ void FakeGuest::make_symbols() {
     places_["scx_disable_workfn"] = kText + 0x3000;
   }
   if (legacy) {
-    for (const char* name :
-         {"scx_ops_enable_state_var", "__scx_ops_enabled", "scx_exit_info", "global_dsqs", "dsq_hash",
-          "scx_watchdog_timeout", "scx_ops_bypass_depth", "scx_exit_kind", "scx_dsp_ctx", "idle_masks",
-          "scx_kick_cpus_pnt_seqs"})
+    for (const char* name : {"scx_ops_enable_state_var", "__scx_ops_enabled", "scx_exit_info", "global_dsqs",
+                             "dsq_hash", "scx_watchdog_timeout", "scx_ops_bypass_depth", "scx_exit_kind",
+                             "scx_dsp_ctx", "idle_masks", "scx_kick_cpus_pnt_seqs"})
       variable(name);
     places_["scx_ops"] = next += 0x400;
     per_cpu_variable("event_stats_cpu");

@@ -1,8 +1,8 @@
 // FakeGuest: a kernel with sched_ext laid down in MockMemory, for tests of what reads one.
 //
 // Physical memory has the kernel's image at 16 MiB, with page tables in it, and a heap at 64 MiB that
-// per-CPU areas and all objects come from. Each structure is of the types in fake_types.h; a member is written
-// by its access path, as walkers read it:
+// per-CPU areas and all objects come from. Each structure is of the types in fake_types.h; a member is
+// written by its access path, as walkers read it:
 //
 //     FakeGuest guest;
 //     const Kva task = guest.add_task({.pid = 7, .comm = "spin"});
@@ -142,7 +142,8 @@ class FakeGuest {
   Kva add_task_cursor();
 
   // Both halves of a dump; `captured`: from copies, else from the live memory.
-  ktstr::v1::Dump dump(bool captured = true, const CaptureHints& hints = {}, const CaptureLimits& limits = {});
+  ktstr::v1::Dump dump(bool captured = true, const CaptureHints& hints = {},
+                       const CaptureLimits& limits = {});
   ScxObjects capture(CapturedMemory& into, const CaptureHints& hints = {}, const CaptureLimits& limits = {});
   InspectInput input() const { return {.hz = kHz, .vcpus = {}, .orc = nullptr}; }
 
@@ -155,9 +156,7 @@ class FakeGuest {
   void make_first_sched();
   Kva make_global_dsqs(Kva sched);
   Kva tree_of(const std::vector<Kva>& nodes, std::size_t first, std::size_t last, Kva parent);
-  bool has_scx() const {
-    return options_.shape == Shape::kNew || options_.shape == Shape::kLegacy;
-  }
+  bool has_scx() const { return options_.shape == Shape::kNew || options_.shape == Shape::kLegacy; }
 
   FakeOptions options_;
   std::string btf_bytes_;

@@ -29,8 +29,7 @@ void FakeGuest::make_first_sched() {
   }
   if (has_symbol("dsq_hash")) write(symbol("dsq_hash"), make_buckets(kBuckets));
   if (has_symbol("global_dsqs")) write(symbol("global_dsqs"), make_global_dsqs(Kva()));
-  if (has_symbol("scx_watchdog_timeout"))
-    write(symbol("scx_watchdog_timeout"), std::uint64_t{5} * kHz);
+  if (has_symbol("scx_watchdog_timeout")) write(symbol("scx_watchdog_timeout"), std::uint64_t{5} * kHz);
   if (has_symbol("scx_exit_info")) write(symbol("scx_exit_info"), make("scx_exit_info"));
 }
 
@@ -146,8 +145,7 @@ void FakeGuest::queue(Kva dsq, Kva task) {
   set(task, "task_struct", "scx.dsq", dsq.value());
   const std::uint64_t nr = get(dsq, "scx_dispatch_q", "nr");
   set(dsq, "scx_dispatch_q", "nr", nr + 1);
-  if (nr == 0 && has("scx_dispatch_q", "first_task"))
-    set(dsq, "scx_dispatch_q", "first_task", task.value());
+  if (nr == 0 && has("scx_dispatch_q", "first_task")) set(dsq, "scx_dispatch_q", "first_task", task.value());
 }
 
 // A balanced tree of [first, last) of `nodes`; returns its root.

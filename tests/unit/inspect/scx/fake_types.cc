@@ -105,53 +105,41 @@ class FakeTypes {
                                      {"hash_rnd", u32_},
                                      {"future_tbl", pointer_},
                                      {"buckets", make_.array(pointer_, 0)}});
-    queue_ = make_.structure("scx_dispatch_q", plus_new({{"lock", is_new() ? spinlock_ : rt_lock_},
-                                                         {"list", list_},
-                                                         {"priq", rb_root_},
-                                                         {"nr", u32_},
-                                                         {"seq", u32_},
-                                                         {"id", u64_},
-                                                         {"hash_node", hash_head}},
-                                                        {{"first_task", pointer_},
-                                                         {"sched", pointer_},
-                                                         {"novelty", u32_},
-                                                         {"phase", phase_}}));
+    queue_ = make_.structure(
+        "scx_dispatch_q",
+        plus_new({{"lock", is_new() ? spinlock_ : rt_lock_},
+                  {"list", list_},
+                  {"priq", rb_root_},
+                  {"nr", u32_},
+                  {"seq", u32_},
+                  {"id", u64_},
+                  {"hash_node", hash_head}},
+                 {{"first_task", pointer_}, {"sched", pointer_}, {"novelty", u32_}, {"phase", phase_}}));
     const Type entry = make_.structure(
         "scx_dsp_buf_ent", {{"task", pointer_}, {"qseq", u64_}, {"dsq_id", u64_}, {"enq_flags", u64_}});
-    context_ =
-        make_.structure("scx_dsp_ctx",
-                        {{"rq", pointer_}, {"cursor", u32_}, {"nr_tasks", u32_}, {"buf", make_.array(entry, 0)}});
+    context_ = make_.structure(
+        "scx_dsp_ctx",
+        {{"rq", pointer_}, {"cursor", u32_}, {"nr_tasks", u32_}, {"buf", make_.array(entry, 0)}});
   }
 
   void entity() {
     const Type node =
         make_.structure("scx_dsq_list_node", {{"node", list_}, {"flags", u32_}, {"priv", u32_}});
     const Type tasks = make_.array(pointer_, 2);
-    entity_ = make_.structure("sched_ext_entity", plus_new({{"dsq", pointer_},
-                                                            {"dsq_list", node},
-                                                            {"dsq_priq", rb_node_},
-                                                            {"dsq_seq", u32_},
-                                                            {"dsq_flags", u32_},
-                                                            {"flags", u32_},
-                                                            {"weight", u32_},
-                                                            {"sticky_cpu", s32_},
-                                                            {"holding_cpu", s32_},
-                                                            {"kf_mask", u32_},
-                                                            {"kf_tasks", tasks},
-                                                            {"ops_state", atomic64_},
-                                                            {"runnable_node", list_},
-                                                            {"runnable_at", u64_},
-                                                            {"ddsp_dsq_id", u64_},
-                                                            {"ddsp_enq_flags", u64_},
-                                                            {"slice", u64_},
-                                                            {"dsq_vtime", u64_},
-                                                            {"disallow", bool_},
-                                                            {"tasks_node", list_}},
-                                                           {{"sched", pointer_},
-                                                            {"selected_cpu", s32_},
-                                                            {"tid", u64_},
-                                                            {"novelty", s32_},
-                                                            {"new_node", list_}}));
+    entity_ =
+        make_.structure("sched_ext_entity",
+                        plus_new({{"dsq", pointer_},        {"dsq_list", node},    {"dsq_priq", rb_node_},
+                                  {"dsq_seq", u32_},        {"dsq_flags", u32_},   {"flags", u32_},
+                                  {"weight", u32_},         {"sticky_cpu", s32_},  {"holding_cpu", s32_},
+                                  {"kf_mask", u32_},        {"kf_tasks", tasks},   {"ops_state", atomic64_},
+                                  {"runnable_node", list_}, {"runnable_at", u64_}, {"ddsp_dsq_id", u64_},
+                                  {"ddsp_enq_flags", u64_}, {"slice", u64_},       {"dsq_vtime", u64_},
+                                  {"disallow", bool_},      {"tasks_node", list_}},
+                                 {{"sched", pointer_},
+                                  {"selected_cpu", s32_},
+                                  {"tid", u64_},
+                                  {"novelty", s32_},
+                                  {"new_node", list_}}));
   }
 
   void task() {
@@ -164,17 +152,36 @@ class FakeTypes {
     make_.structure("cgroup", {{"flags", u64_}, {"kn", pointer_}});
     make_.structure("kernfs_node", {{"count", atomic_}, {"__parent", pointer_}, {"name", text_}});
     make_.unite("thread_union", {{"stack", make_.array(u64_, 512)}});
-    Members members = {{"thread_info", info},        {"__state", u32_},        {"stack", pointer_},
-                       {"flags", u32_},              {"on_cpu", u8_},          {"on_rq", u8_},
-                       {"wake_cpu", s32_},           {"recent_used_cpu", s32_}, {"prio", s32_},
-                       {"static_prio", s32_},        {"rt_priority", u32_},    {"policy", u32_},
-                       {"sched_class", pointer_},    {"se", se},               {"nr_cpus_allowed", s32_},
-                       {"cpus_mask", cpumask_},      {"migration_disabled", u16_}};
+    Members members = {{"thread_info", info},
+                       {"__state", u32_},
+                       {"stack", pointer_},
+                       {"flags", u32_},
+                       {"on_cpu", u8_},
+                       {"on_rq", u8_},
+                       {"wake_cpu", s32_},
+                       {"recent_used_cpu", s32_},
+                       {"prio", s32_},
+                       {"static_prio", s32_},
+                       {"rt_priority", u32_},
+                       {"policy", u32_},
+                       {"sched_class", pointer_},
+                       {"se", se},
+                       {"nr_cpus_allowed", s32_},
+                       {"cpus_mask", cpumask_},
+                       {"migration_disabled", u16_}};
     if (has_scx()) members.push_back({"scx", entity_});
-    const Members more = {{"sched_info", sched_info}, {"tasks", list_},    {"exit_state", s32_},
-                          {"pid", s32_},              {"tgid", s32_},      {"thread_node", list_},
-                          {"signal", pointer_},       {"nvcsw", u64_},     {"nivcsw", u64_},
-                          {"comm", make_.array(char_, 16)}, {"cgroups", pointer_}, {"thread", thread}};
+    const Members more = {{"sched_info", sched_info},
+                          {"tasks", list_},
+                          {"exit_state", s32_},
+                          {"pid", s32_},
+                          {"tgid", s32_},
+                          {"thread_node", list_},
+                          {"signal", pointer_},
+                          {"nvcsw", u64_},
+                          {"nivcsw", u64_},
+                          {"comm", make_.array(char_, 16)},
+                          {"cgroups", pointer_},
+                          {"thread", thread}};
     members.insert(members.end(), more.begin(), more.end());
     make_.structure("task_struct", members);
   }
@@ -182,9 +189,10 @@ class FakeTypes {
   void rq() {
     const Type cfs =
         make_.structure("cfs_rq", {{"load", u64_}, {is_new() ? "h_nr_queued" : "h_nr_running", u32_}});
-    Members members = {{"__lock", spinlock_},   {"nr_running", u32_}, {"nr_switches", u64_}, {"curr", pointer_},
-                       {"idle", pointer_},      {"clock", u64_},      {"cfs", cfs},          {"nr_iowait", atomic_},
-                       {"online", s32_},        {"cpu", s32_}};
+    Members members = {{"__lock", spinlock_}, {"nr_running", u32_},   {"nr_switches", u64_},
+                       {"curr", pointer_},    {"idle", pointer_},     {"clock", u64_},
+                       {"cfs", cfs},          {"nr_iowait", atomic_}, {"online", s32_},
+                       {"cpu", s32_}};
     if (is_new()) members.push_back({"donor", pointer_});
     if (has_scx()) members.push_back({"scx", scx_rq()});
     const Type type = make_.structure("rq", members);

@@ -1,7 +1,6 @@
 // Guests that lack something: each pass gates itself, and says why.
-#include <gtest/gtest.h>
-
 #include <google/protobuf/util/message_differencer.h>
+#include <gtest/gtest.h>
 
 #include "tests/unit/inspect/scx/dump_lookup.h"
 #include "tests/unit/inspect/scx/fake_guest.h"
@@ -86,7 +85,7 @@ TEST(ScxComplete, WhatWasNotCapturedIsAFault) {
   const ScxObjects objects = guest.capture(scratch);
   const v1::Dump dump = inspect_scx(guest.plan(), guest.kernel(), none, objects, guest.input());
   EXPECT_GT(dump.header().faults(), 0u);
-  EXPECT_NE(faults_of(dump).find("not captured"), std::string::npos) << faults_of(dump);
+  EXPECT_NE(faults_of(dump).find("was not copied"), std::string::npos) << faults_of(dump);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -207,7 +206,8 @@ TEST(ScxDegraded, NoSchedExt) {
 }
 
 TEST(ScxDegraded, Nothing) {
-  FakeGuest guest{{.shape = Shape::kNoTypes, .without = {"nr_cpu_ids", "__per_cpu_offset", "init_task", "jiffies_64"},
+  FakeGuest guest{{.shape = Shape::kNoTypes,
+                   .without = {"nr_cpu_ids", "__per_cpu_offset", "init_task", "jiffies_64"},
                    .per_cpu = false}};
   const v1::Dump dump = guest.dump();
   EXPECT_EQ(dump.cpus_size() + dump.tasks_size() + dump.dsqs_size() + dump.scheds_size(), 0);

@@ -84,8 +84,8 @@ TEST_F(ScxDsqTest, OrderOfTheTreeDiffersFromTheList) {
   const Kva node_b = guest_.at(b, "task_struct", "scx.dsq_priq");
   guest_.write(node_a, node_b.value());
   guest_.write(node_b + 8, node_a);
-  EXPECT_TRUE(
-      contains(problems(dsq_of(guest_.dump(), "user DSQ 0x1")), "the list's order is not that of the vtime tree"));
+  EXPECT_TRUE(contains(problems(dsq_of(guest_.dump(), "user DSQ 0x1")),
+                       "the list's order is not that of the vtime tree"));
   guest_.write(node_b + 8, Kva());
   EXPECT_TRUE(contains(problems(dsq_of(guest_.dump(), "user DSQ 0x1")),
                        "1 nodes in the vtime tree, but 2 tasks on the list"));
@@ -118,7 +118,8 @@ TEST_F(ScxDsqTest, FirstTask) {
   const Kva dsq = guest_.add_user_dsq(4);
   guest_.queue(dsq, task(6));
   guest_.set(dsq, "scx_dispatch_q", "first_task", 0);
-  EXPECT_TRUE(contains(problems(dsq_of(guest_.dump(), "user DSQ 0x4")), "first_task is 0x0, the first linked"));
+  EXPECT_TRUE(
+      contains(problems(dsq_of(guest_.dump(), "user DSQ 0x4")), "first_task is 0x0, the first linked"));
   // Built-in queues may have none.
   guest_.queue(guest_.local_dsq(0), task(7));
   guest_.set(guest_.local_dsq(0), "scx_dispatch_q", "first_task", 0);
@@ -130,7 +131,8 @@ TEST_F(ScxDsqTest, BackPointer) {
   const Kva lost = task(6);
   guest_.queue(dsq, lost);
   guest_.set(lost, "task_struct", "scx.dsq", guest_.local_dsq(0).value());
-  EXPECT_TRUE(contains(problems(dsq_of(guest_.dump(), "user DSQ 0x4")), "t6[6] is linked here, but its dsq is 0x"));
+  EXPECT_TRUE(
+      contains(problems(dsq_of(guest_.dump(), "user DSQ 0x4")), "t6[6] is linked here, but its dsq is 0x"));
 }
 
 TEST_F(ScxDsqTest, TheSameIdTwice) {
@@ -184,7 +186,8 @@ class ScxDsqHashTest : public testing::Test {
   }
   std::set<std::uint64_t> ids() {
     std::set<std::uint64_t> ids;
-    for (const auto& dsq : guest_.dump().dsqs()) {
+    const auto dump = guest_.dump();
+    for (const auto& dsq : dump.dsqs()) {
       if (dsq.kind() == v1::Dsq::USER) ids.insert(dsq.id());
     }
     return ids;
@@ -195,9 +198,10 @@ class ScxDsqHashTest : public testing::Test {
 };
 
 TEST_F(ScxDsqHashTest, InTheMiddleOfAResize) {
-  for (const std::uint64_t id : {1, 2, 3}) guest_.add_user_dsq(id);
+  for (const std::uint64_t id : {1u, 2u, 3u}) guest_.add_user_dsq(id);
   const Kva future = guest_.make_buckets(128);
-  for (const std::uint64_t id : {4, 5}) guest_.hash_in(future, static_cast<std::uint32_t>(id), loose_dsq(id));
+  for (const std::uint64_t id : {4u, 5u})
+    guest_.hash_in(future, static_cast<std::uint32_t>(id), loose_dsq(id));
   EXPECT_EQ(ids(), (std::set<std::uint64_t>{1, 2, 3}));
   guest_.set(table(), "bucket_table", "future_tbl", future.value());
   EXPECT_EQ(ids(), (std::set<std::uint64_t>{1, 2, 3, 4, 5}));

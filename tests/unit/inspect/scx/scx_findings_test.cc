@@ -49,7 +49,8 @@ TEST_F(ScxFindingsTest, IdleWhileATaskWaits) {
   const auto found = findings("idle-while-waiting");
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].severity(), DumpFinding::ERROR);
-  EXPECT_EQ(found[0].text(), "CPU 3 is idle while 1 task that may run there waits: w1[1] 52 ms on user DSQ 0x7");
+  EXPECT_EQ(found[0].text(),
+            "CPU 3 is idle while 1 task that may run there waits: w1[1] 52 ms on user DSQ 0x7");
   ASSERT_EQ(found[0].cpus_size(), 1);
   EXPECT_EQ(found[0].cpus(0), 3u);
   EXPECT_EQ(found[0].pids(0), 1);
@@ -102,22 +103,25 @@ TEST_F(ScxFindingsTest, OwnedByTheScheduler) {
 }
 
 TEST_F(ScxFindingsTest, LongWaits) {
-  waiter(1, 1000);   // 20 %
-  waiter(2, 1300);   // 26 %
-  waiter(3, 2500);   // 50 %
-  waiter(4, 2504);   // a little more
-  waiter(5, 5000);   // 100 %
+  waiter(1, 1000);  // 20 %
+  waiter(2, 1300);  // 26 %
+  waiter(3, 2500);  // 50 %
+  waiter(4, 2504);  // a little more
+  waiter(5, 5000);  // 100 %
   waiter(6, 60000);
   const auto found = findings("waiting");
   ASSERT_EQ(found.size(), 3u);
   EXPECT_EQ(found[0].severity(), DumpFinding::ERROR);
   EXPECT_EQ(found[0].text(),
-            "1 task has waited longer than 100 % of the watchdog's limit of 5000 ms: w6[6] 60000 ms on user DSQ 0x7");
+            "1 task has waited longer than 100 % of the watchdog's limit of 5000 ms: w6[6] 60000 ms on user "
+            "DSQ 0x7");
   EXPECT_EQ(found[1].severity(), DumpFinding::WARNING);
-  EXPECT_NE(found[1].text().find("2 tasks have waited longer than 50 %"), std::string::npos) << found[1].text();
+  EXPECT_NE(found[1].text().find("2 tasks have waited longer than 50 %"), std::string::npos)
+      << found[1].text();
   EXPECT_EQ(found[1].pids(0), 5);
   EXPECT_EQ(found[1].pids(1), 4);
-  EXPECT_NE(found[2].text().find("2 tasks have waited longer than 25 %"), std::string::npos) << found[2].text();
+  EXPECT_NE(found[2].text().find("2 tasks have waited longer than 25 %"), std::string::npos)
+      << found[2].text();
   EXPECT_EQ(found[2].pids(0), 3);
   EXPECT_EQ(found[2].pids(1), 2);
 }

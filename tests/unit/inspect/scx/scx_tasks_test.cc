@@ -29,7 +29,7 @@ TEST(ScxTasks, OneInEachGroup) {
   const Kva moving = task(5);
   guest.make_runnable(moving, 0, 1);
   guest.set(moving, "task_struct", "scx.holding_cpu", 2);
-  const Kva asleep = task(6);
+  task(6);
   const Kva exiting = task(7);
   guest.set(exiting, "task_struct", "flags", 4);
   const Kva fair = task(8);
@@ -66,8 +66,8 @@ TEST(ScxTasks, OneInEachGroup) {
   EXPECT_FALSE(dump.cpus(1).idle());
   EXPECT_TRUE(dump.cpus(2).idle());
   EXPECT_EQ(dump.cpus(0).runnable_list_size(), 4);
-  EXPECT_EQ(found_on(task_of(dump, 2)), (std::vector<std::string>{"scx_tasks", "task tree",
-                                                                  "runnable_list of CPU 0", "user DSQ 0x7"}));
+  EXPECT_EQ(found_on(task_of(dump, 2)),
+            (std::vector<std::string>{"scx_tasks", "task tree", "runnable_list of CPU 0", "user DSQ 0x7"}));
   EXPECT_EQ(found_on(task_of(dump, 1)),
             (std::vector<std::string>{"scx_tasks", "task tree", "curr of CPU 1"}));
   EXPECT_EQ(faults_of(dump), "");
@@ -78,11 +78,12 @@ TEST(ScxTasks, StatesAsPsShowsThem) {
   const std::vector<std::pair<std::uint32_t, std::string>> states = {
       {0, "R"}, {1, "S"}, {2, "D"}, {4, "T"}, {8, "t"}, {0x402, "I"}, {0x1000, "D"}, {0x40, "P"}};
   for (std::size_t i = 0; i < states.size(); ++i)
-    guest.set(guest.add_task({.pid = static_cast<std::int32_t>(i + 1), .comm = "s"}), "task_struct", "__state",
-              states[i].first);
+    guest.set(guest.add_task({.pid = static_cast<std::int32_t>(i + 1), .comm = "s"}), "task_struct",
+              "__state", states[i].first);
   const v1::Dump dump = guest.dump();
   for (std::size_t i = 0; i < states.size(); ++i)
-    EXPECT_EQ(task_of(dump, static_cast<std::int32_t>(i + 1)).state_char(), states[i].second) << states[i].first;
+    EXPECT_EQ(task_of(dump, static_cast<std::int32_t>(i + 1)).state_char(), states[i].second)
+        << states[i].first;
 }
 
 TEST(ScxTasks, CursorsOnScxTasksAreSkipped) {

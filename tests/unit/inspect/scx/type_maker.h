@@ -34,8 +34,8 @@ class TypeMaker {
   Type integer(const std::string& name, std::uint32_t size, int encoding = 0) {
     return {btf_.integer(name, size, encoding), size, size};
   }
-  // void * unless `to` says otherwise.
-  Type pointer(const Type& to = {}) { return {btf_.pointer(to.id), 8, 8}; }
+  Type pointer() { return {btf_.pointer(0), 8, 8}; }  // void *
+  Type pointer(const Type& to) { return {btf_.pointer(to.id), 8, 8}; }
   // `count` 0: a flexible array.
   Type array(const Type& element, std::uint32_t count) {
     return {btf_.array(element.id, count), element.size * count, element.align};
