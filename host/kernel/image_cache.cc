@@ -19,6 +19,7 @@
 #include "common/quote.h"
 #include "common/xxh3.h"
 #include "host/kernel/bytes.h"
+#include "host/kernel/file_stamp.h"
 
 namespace ktstr {
 namespace {
@@ -28,6 +29,14 @@ namespace fs = std::filesystem;
 constexpr std::array<char, 8> kTrailerMagic{'K', 'T', 'S', 'T', 'R', 'E', 'L', '1'};
 constexpr std::string_view kSuffix = ".elf";
 constexpr std::string_view kTemporaryPrefix = ".new-";
+constexpr std::string_view kUseSuffix = ".use";
+constexpr std::string_view kKnownPrefix = "known-";
+// Remembered hashes of images, at most.
+constexpr std::size_t kMaxKnown = 64;
+// How long a file must have been left alone before its stamp counts. Entries are written once, by us; an
+// image is written by a build, perhaps through a mapping, which the kernel notices late.
+constexpr std::chrono::seconds kEntryQuiet{2};
+constexpr std::chrono::seconds kImageQuiet{60};
 // A temporary file this old belongs to a process that was killed.
 constexpr std::chrono::hours kTemporaryAge{1};
 // Bytes hashed at a time; a multiple of the page size.
@@ -39,6 +48,45 @@ struct Trailer {
   Xxh3::Digest hash = {};
 };
 static_assert(sizeof(Trailer) == 32);
+
+// What was found out about a file when all of it was read: an image's hash, or that an entry is whole.
+struct Known {
+  std::array<char, 8> magic{'K', 'T', 'S', 'T', 'R', 'K', 'N', '1'};
+  FileStamp stamp;
+  std::array<char, 32> key = {};  // of an entry's .use: its own
+  bool operator==(const Known&) const = default;
+};
+
+std::optional<Known> make_known(int fd, std::string_view key, std::chrono::seconds quiet) {
+  const auto stamp = FileStamp::of(fd);
+  if (!stamp || !stamp->settled(quiet) || key.size() != Known().key.size()) return std::nullopt;
+  Known known;
+  known.stamp = *stamp;
+  std::copy(key.begin(), key.end(), known.key.begin());
+  return known;
+}
+
+// An entry's files belong to whoever runs us, or to root.
+Expected<UniqueFd> open_owned(const std::string& path, std::uint64_t most, std::uint64_t& size) {
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!fd) return fail_errno(ErrorCode::kHost, "cannot open " + quote(path, 200));
+  struct stat st = {};
+  if (::fstat(fd.get(), &st) != 0) return fail_errno(ErrorCode::kHost, "cannot stat " + quote(path, 200));
+  size = static_cast<std::uint64_t>(st.st_size);
+  if (!S_ISREG(st.st_mode) || (st.st_uid != ::geteuid() && st.st_uid != 0) || size > most)
+    return fail(ErrorCode::kHost, quote(path, 200) + " is not one of our files");
+  return fd;
+}
+
+std::optional<Known> read_known(const std::string& path) {
+  std::uint64_t size = 0;
+  auto fd = open_owned(path, sizeof(Known), size);
+  Known known;
+  if (!fd || ::pread(fd->get(), &known, sizeof known, 0) != static_cast<ssize_t>(sizeof known) ||
+      known.magic != Known().magic)
+    return std::nullopt;
+  return known;
+}
 
 // Hashes the kernel behind `mapping` a piece at a time and gives each piece's pages back: 60 MB of page cache
 // that is looked at once need not count as this process's memory.
@@ -148,7 +196,64 @@ Expected<> publish(int fd, const std::string& temporary, const std::string& path
   return fail_errno(ErrorCode::kHost, "cannot name the unpacked kernel " + quote(path, 200));
 }
 
+// The file of the same name with another suffix.
+std::string sibling(const fs::path& entry, std::string_view suffix) {
+  return (entry.parent_path() / entry.stem()).string() + std::string(suffix);
+}
+
+// Makes the file `path` of these pieces, in place of what is there.
+Expected<> store_file(const std::string& path, std::span<const std::span<const std::byte>> pieces) {
+  std::string temporary;
+  auto fd = create_unnamed(fs::path(path).parent_path().string(), temporary);
+  if (!fd) return std::unexpected(std::move(fd.error()));
+  Expected<> done;
+  for (const auto piece : pieces) {
+    if (done) done = write_all(fd->get(), piece);
+  }
+  // A name cannot be given to an unnamed file while another one has it.
+  if (done && temporary.empty()) ::unlink(path.c_str());
+  if (done) done = publish(fd->get(), temporary, path);
+  if (!done && !temporary.empty()) ::unlink(temporary.c_str());
+  return done;
+}
+
 }  // namespace
+
+Expected<std::string> ImageCache::key_of(int fd, std::uint64_t size) const {
+  struct stat st = {};
+  if (folder_.empty() || ::fstat(fd, &st) != 0) return Xxh3::hex_of_file(fd, size);
+  const std::string path = fmt::format("{}/{}{:x}-{:x}", folder_, kKnownPrefix, st.st_dev, st.st_ino);
+  const auto before = FileStamp::of(fd);
+  if (const auto known = read_known(path);
+      known && before && known->stamp == *before && before->settled(kImageQuiet) && before->size == size)
+    return std::string(known->key.data(), known->key.size());
+  auto key = Xxh3::hex_of_file(fd, size);
+  if (!key) return key;
+  // Nothing was written to it while it was read.
+  const auto known = make_known(fd, *key, kImageQuiet);
+  if (known && before && known->stamp == *before && known->stamp.size == size) {
+    const std::array pieces{std::as_bytes(std::span(&*known, 1))};
+    static_cast<void>(store_file(path, pieces));
+  }
+  return key;
+}
+
+Expected<Mapping> ImageCache::open_beside(const std::string& entry, std::string_view suffix,
+                                          std::uint64_t most) {
+  std::uint64_t size = 0;
+  auto fd = open_owned(sibling(entry, suffix), most, size);
+  if (!fd) return std::unexpected(std::move(fd.error()));
+  return Mapping::map(fd->get(), size, PROT_READ, MAP_SHARED);
+}
+
+void ImageCache::store_beside(const std::string& entry, std::string_view suffix,
+                              std::span<const std::span<const std::byte>> pieces) {
+  static_cast<void>(store_file(sibling(entry, suffix), pieces));
+}
+
+void ImageCache::remove_beside(const std::string& entry, std::string_view suffix) {
+  ::unlink(sibling(entry, suffix).c_str());
+}
 
 std::string ImageCache::default_folder() {
   // The XDG base directory specification: a relative path is to be ignored.
@@ -182,6 +287,7 @@ Expected<CachedImage> ImageCache::open(const std::string& key, const Unpack& unp
 Expected<CachedImage> ImageCache::find(const std::string& key) const {
   if (folder_.empty()) return fail(ErrorCode::kHost, "there is no cache");
   const std::string path = path_of(key);
+  const std::string use = sibling(path, kUseSuffix);
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!fd) return fail_errno(ErrorCode::kHost, "cannot open " + quote(path, 200));
   struct stat st = {};
@@ -192,16 +298,26 @@ Expected<CachedImage> ImageCache::find(const std::string& key) const {
   if (plausible) {
     auto image = map_image(std::move(fd), file_size - sizeof(Trailer));
     if (!image) return image;
+    image->from_cache = true;
+    image->path = path;
+    const auto known = make_known(image->fd.get(), key, kEntryQuiet);
+    if (known && read_known(use) == known) {
+      static_cast<void>(::utimensat(AT_FDCWD, use.c_str(), nullptr, AT_SYMLINK_NOFOLLOW));  // used last now
+      return image;
+    }
     const auto trailer = *load<Trailer>(image->mapping.bytes(), image->size);
     const auto hash = hash_mapping(image->mapping, image->size);
     if (trailer.magic == kTrailerMagic && trailer.size == image->size && trailer.hash == hash) {
-      static_cast<void>(::futimens(image->fd.get(), nullptr));  // used last now; only matters for prune()
-      image->from_cache = true;
-      image->path = path;
+      // The stamp is from before the verification: a change since then would show. One that does not count
+      // yet is replaced by zeros, which count for nothing but say that the entry was used now.
+      const Known remembered = known.value_or(Known{.magic = {}, .stamp = {}, .key = {}});
+      const std::array pieces{std::as_bytes(std::span(&remembered, 1))};
+      store_beside(path, kUseSuffix, pieces);
       return image;
     }
   }
   ::unlink(path.c_str());
+  ::unlink(use.c_str());
   return fail(ErrorCode::kHost, quote(path, 200) + " is damaged");
 }
 
@@ -241,6 +357,8 @@ void ImageCache::prune(const std::string& keep) const {
     fs::path path;
   };
   std::vector<Entry> entries;
+  std::vector<Entry> known;
+  std::vector<Entry> beside;
   const auto stale = fs::file_time_type::clock::now() - kTemporaryAge;
   std::error_code error;
   for (fs::directory_iterator it(folder_, error); !error && it != fs::directory_iterator();
@@ -251,13 +369,27 @@ void ImageCache::prune(const std::string& keep) const {
     const std::string name = it->path().filename().string();
     if (name.starts_with(kTemporaryPrefix)) {
       if (used < stale) fs::remove(it->path(), ignored);
-    } else if (name.ends_with(kSuffix) && it->path() != keep) {
-      entries.push_back({used, it->path()});
+    } else if (name.starts_with(kKnownPrefix)) {
+      known.push_back({used, it->path()});
+    } else if (name.ends_with(kSuffix)) {
+      const auto again = fs::last_write_time(sibling(it->path(), kUseSuffix), ignored);
+      if (it->path() != keep) entries.push_back({ignored ? used : std::max(used, again), it->path()});
+    } else if (const auto dot = name.rfind('.'); dot != std::string::npos && dot > 0) {
+      beside.push_back({used, it->path()});
     }
   }
-  if (entries.size() < kMaxEntries) return;
-  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.used > b.used; });
-  for (std::size_t i = kMaxEntries - 1; i < entries.size(); ++i) fs::remove(entries[i].path, error);
+  const auto remove_oldest = [](std::vector<Entry>& list, std::size_t kept) {
+    if (list.size() <= kept) return;
+    std::sort(list.begin(), list.end(), [](const Entry& a, const Entry& b) { return a.used > b.used; });
+    std::error_code ignored;
+    for (std::size_t i = kept; i < list.size(); ++i) fs::remove(list[i].path, ignored);
+  };
+  remove_oldest(entries, kMaxEntries - 1);
+  remove_oldest(known, kMaxKnown);
+  for (const Entry& one : beside) {
+    std::error_code ignored;
+    if (!fs::exists(sibling(one.path, kSuffix), ignored) && !ignored) fs::remove(one.path, ignored);
+  }
 }
 
 }  // namespace ktstr

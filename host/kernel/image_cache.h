@@ -8,7 +8,12 @@
 // likes, even after it was removed.
 //
 // Files are not synced to disk. After a power failure an entry may be torn, therefore the trailer's checksum
-// is verified at every open, and an entry that does not match is thrown away and made anew.
+// is verified at the first open after a boot, and again whenever the file is not the one that was verified
+// (file_stamp.h); an entry that does not match is thrown away and made anew. <key>.use remembers what was
+// verified, and by its own time when the entry was used last; known-<device>-<inode> remembers the hash of a
+// bzImage in the same way, which saves reading all of it.
+//
+// Other modules may keep more beside an entry, what can be made from it again; that goes when the entry goes.
 //
 // Where nothing can be written (no home, read-only, disk full) the kernel is unpacked into a sealed memfd
 // instead.
@@ -19,6 +24,7 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "common/error.h"
 #include "common/mapping.h"
@@ -54,6 +60,9 @@ class ImageCache {
   // ${XDG_CACHE_HOME:-$HOME/.cache}/ktstr-vm/images; empty when neither variable holds an absolute path.
   static std::string default_folder();
 
+  // The hash of the whole file `fd` of `size` bytes, computed or remembered. Error as of Xxh3::hex_of_file().
+  Expected<std::string> key_of(int fd, std::uint64_t size) const;
+
   // The entry `key`, verified. An error says no more than that it must be made anew; a damaged entry is
   // removed.
   Expected<CachedImage> find(const std::string& key) const;
@@ -61,6 +70,14 @@ class ImageCache {
   // The entry `key`, made with `unpack` when there is none or it is damaged. Errors: those of `unpack`, and
   // kHost when not even a memfd can be had.
   Expected<CachedImage> open(const std::string& key, const Unpack& unpack) const;
+
+  // A file beside the entry whose path is `entry`: the same name with another suffix. Error when there is
+  // none, it belongs to another user, or is larger than `most`. Its contents may be torn: the caller checks.
+  static Expected<Mapping> open_beside(const std::string& entry, std::string_view suffix, std::uint64_t most);
+  // Writes one, whole or not at all, in place of what is there. Not being able to is no error.
+  static void store_beside(const std::string& entry, std::string_view suffix,
+                           std::span<const std::span<const std::byte>> pieces);
+  static void remove_beside(const std::string& entry, std::string_view suffix);
 
  private:
   Expected<CachedImage> store(const std::string& key, const Unpack& unpack, bool& unpack_failed) const;

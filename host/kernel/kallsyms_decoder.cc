@@ -398,6 +398,10 @@ Expected<KallsymsTables> find_kallsyms(const ElfView& elf, std::string_view what
   return fail(ErrorCode::kKernelLacks, fmt::format("{}: {}", what, lacking(farthest)));
 }
 
+std::string kallsyms_origin(std::string_view what) {
+  return fmt::format("the kallsyms embedded in {}", what);
+}
+
 Expected<SymbolTable> decode_kallsyms(const ElfView& elf, std::string_view what) {
   auto tables = find_kallsyms(elf, what);
   if (!tables) return std::unexpected(std::move(tables.error()));
@@ -416,8 +420,7 @@ Expected<SymbolTable> decode_kallsyms(const ElfView& elf, std::string_view what)
                               what, i, tables->count, SymbolTable::kMaxName, SymbolTable::kMaxNameBytes));
     }
   }
-  return std::move(builder).finish(SymbolSource::kKallsyms, fmt::format("the kallsyms embedded in {}", what),
-                                   kernel_extent(elf));
+  return std::move(builder).finish(SymbolSource::kKallsyms, kallsyms_origin(what), kernel_extent(elf));
 }
 
 }  // namespace ktstr

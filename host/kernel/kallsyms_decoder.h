@@ -43,4 +43,7 @@ Expected<KallsymsTables> find_kallsyms(const ElfView& elf, std::string_view what
 // image in messages and in the table's origin().
 Expected<SymbolTable> decode_kallsyms(const ElfView& elf, std::string_view what);
 
+// What SymbolTable::origin() says of them.
+std::string kallsyms_origin(std::string_view what);
+
 }  // namespace ktstr

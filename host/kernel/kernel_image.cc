@@ -194,7 +194,7 @@ Expected<> KernelImage::load_bzimage(const ImageCache& cache, std::span<const st
   if (!header) return std::unexpected(std::move(header.error()));
   setup_ = std::move(*header);
 
-  auto key = Xxh3::hex_of_file(file_.get(), file_size);
+  auto key = cache.key_of(file_.get(), file_size);
   if (!key) return propagate(std::move(key.error()), "reading " + what());
   auto unpacked = cache.find(*key);
   if (!unpacked) {
@@ -211,6 +211,7 @@ Expected<> KernelImage::load_bzimage(const ImageCache& cache, std::span<const st
   mapping_ = std::move(unpacked->mapping);
   payload_ = std::move(unpacked->fd);
   from_cache_ = unpacked->from_cache;
+  cache_entry_ = std::move(unpacked->path);
   cache_note_ = std::move(unpacked->note);
   return {};
 }
@@ -271,7 +272,7 @@ Expected<> KernelImage::identify() {
 
 // What was looked at stays in the page cache, but need not count as this process's memory (12 MB of types and
 // tables).
-void KernelImage::release_pages() {
+void KernelImage::release_pages() const {
   static_cast<void>(::madvise(mapping_.mutable_bytes().data(), mapping_.size(), MADV_DONTNEED));
 }
 

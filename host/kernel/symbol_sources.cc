@@ -13,6 +13,7 @@
 #include "common/read_file.h"
 #include "host/kernel/bytes.h"
 #include "host/kernel/kallsyms_decoder.h"
+#include "host/kernel/symbol_file.h"
 
 namespace ktstr {
 namespace {
@@ -140,7 +141,18 @@ class Search {
 };
 
 const Expected<SymbolTable>& Search::kallsyms() {
-  if (!kallsyms_) kallsyms_ = decode_kallsyms(image_.elf(), what_);
+  if (kallsyms_) return *kallsyms_;
+  if (auto kept = load_symbols(image_.cache_entry(), kallsyms_origin(what_))) {
+    kallsyms_ = std::move(*kept);
+    return *kallsyms_;
+  }
+  kallsyms_ = decode_kallsyms(image_.elf(), what_);
+  image_.release_pages();
+  if (*kallsyms_ && !image_.cache_entry().empty()) {
+    keep_symbols(image_.cache_entry(), **kallsyms_);
+    // Mapped, they cost less memory than those just decoded.
+    if (auto kept = load_symbols(image_.cache_entry(), kallsyms_origin(what_))) kallsyms_ = std::move(*kept);
+  }
   return *kallsyms_;
 }
 

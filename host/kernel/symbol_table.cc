@@ -52,22 +52,22 @@ AddressRange kernel_extent(const ElfView& elf) {
 }
 
 std::string_view SymbolTable::name(std::size_t index) const {
-  return std::string_view(text_).substr(names_[index], names_[index + 1] - names_[index]);
+  return parts_.text.substr(parts_.names[index], parts_.names[index + 1] - parts_.names[index]);
 }
 
 std::pair<std::size_t, std::size_t> SymbolTable::bucket(std::uint32_t hash) const {
-  if (buckets_.empty()) return {0, 0};
-  const std::size_t index = hash & (buckets_.size() - 2);  // the number of buckets is a power of two
-  return {buckets_[index], buckets_[index + 1]};
+  if (parts_.buckets.empty()) return {0, 0};
+  const std::size_t index = hash & (parts_.buckets.size() - 2);  // the number of buckets is a power of two
+  return {parts_.buckets[index], parts_.buckets[index + 1]};
 }
 
 std::vector<std::uint64_t> SymbolTable::addresses(std::string_view wanted) const {
   std::vector<std::uint64_t> found;
   const auto [begin, end] = bucket(hash_of(wanted));
   for (std::size_t i = begin; i < end; ++i) {
-    const std::size_t index = order_[i];
+    const std::size_t index = parts_.order[i];
     if (name(index) != wanted) continue;
-    if (found.empty() || found.back() != addresses_[index]) found.push_back(addresses_[index]);
+    if (found.empty() || found.back() != parts_.addresses[index]) found.push_back(parts_.addresses[index]);
   }
   return found;
 }
@@ -101,31 +101,31 @@ std::vector<SymbolAt> SymbolTable::variants(std::string_view wanted) const {
     const std::string_view candidate = name(i);
     if (candidate.size() <= wanted.size() + 1 || candidate[wanted.size()] != '.') continue;
     if (!candidate.starts_with(wanted) || candidate.ends_with(".cold")) continue;
-    found.push_back({.name = candidate, .address = addresses_[i]});
+    found.push_back({.name = candidate, .address = parts_.addresses[i]});
   }
   return found;
 }
 
 std::optional<SymbolAt> SymbolTable::nearest(std::uint64_t wanted) const {
-  if (!extent_.contains(wanted)) return std::nullopt;
-  const auto after = std::upper_bound(addresses_.begin(), addresses_.end(), wanted);
-  if (after == addresses_.begin()) return std::nullopt;
+  if (!parts_.extent.contains(wanted)) return std::nullopt;
+  const auto after = std::upper_bound(parts_.addresses.begin(), parts_.addresses.end(), wanted);
+  if (after == parts_.addresses.begin()) return std::nullopt;
   const std::uint64_t found = *(after - 1);
   // Below the extent there are only per-CPU offsets and constants.
-  if (!extent_.contains(found)) return std::nullopt;
-  const auto first = std::lower_bound(addresses_.begin(), after, found);
-  const auto index = static_cast<std::size_t>(first - addresses_.begin());
+  if (!parts_.extent.contains(found)) return std::nullopt;
+  const auto first = std::lower_bound(parts_.addresses.begin(), after, found);
+  const auto index = static_cast<std::size_t>(first - parts_.addresses.begin());
   return SymbolAt{.name = name(index), .address = found, .offset = wanted - found};
 }
 
 std::size_t SymbolTable::count_ambiguous() const {
   std::size_t count = 0;
   std::vector<std::pair<std::string_view, std::uint64_t>> entries;
-  for (std::size_t b = 0; b + 1 < buckets_.size(); ++b) {
-    if (buckets_[b + 1] - buckets_[b] < 2) continue;
+  for (std::size_t b = 0; b + 1 < parts_.buckets.size(); ++b) {
+    if (parts_.buckets[b + 1] - parts_.buckets[b] < 2) continue;
     entries.clear();
-    for (std::size_t i = buckets_[b]; i < buckets_[b + 1]; ++i) {
-      entries.emplace_back(name(order_[i]), addresses_[order_[i]]);
+    for (std::size_t i = parts_.buckets[b]; i < parts_.buckets[b + 1]; ++i) {
+      entries.emplace_back(name(parts_.order[i]), parts_.addresses[parts_.order[i]]);
     }
     // Sorted, so that many symbols in one bucket do not cost the square of their number.
     std::sort(entries.begin(), entries.end());
@@ -139,53 +139,81 @@ std::size_t SymbolTable::count_ambiguous() const {
   return count;
 }
 
-std::size_t SymbolTable::memory() const {
-  return text_.size() + addresses_.size() * sizeof(std::uint64_t) +
-         (names_.size() + buckets_.size() + order_.size()) * sizeof(std::uint32_t);
+std::optional<SymbolTable> SymbolTable::from_parts(const Parts& parts, std::shared_ptr<const void> owner,
+                                                   SymbolSource source, std::string origin) {
+  const std::size_t count = parts.addresses.size();
+  if (count > kMaxSymbols || parts.text.size() > kMaxNameBytes) return std::nullopt;
+  if (parts.names.size() != count + 1 || parts.order.size() != count) return std::nullopt;
+  const std::size_t buckets = parts.buckets.size();
+  if (buckets < 2 || !std::has_single_bit(buckets - 1)) return std::nullopt;
+  // A view of parts_.text ends where the next begins, a bucket where the next begins.
+  const bool fits = parts.names.back() == parts.text.size() && parts.buckets.back() == count &&
+                    std::ranges::is_sorted(parts.addresses) && std::ranges::is_sorted(parts.names) &&
+                    std::ranges::is_sorted(parts.buckets) &&
+                    std::ranges::all_of(parts.order, [count](std::uint32_t index) { return index < count; });
+  if (!fits) return std::nullopt;
+  SymbolTable table;
+  table.source_ = source;
+  table.origin_ = std::move(origin);
+  table.parts_ = parts;
+  table.owner_ = std::move(owner);
+  return table;
 }
 
-SymbolTable::Builder::Builder(std::size_t count) {
+std::size_t SymbolTable::memory() const {
+  return parts_.text.size() + parts_.addresses.size() * sizeof(std::uint64_t) +
+         (parts_.names.size() + parts_.buckets.size() + parts_.order.size()) * sizeof(std::uint32_t);
+}
+
+SymbolTable::Builder::Builder(std::size_t count) : storage_(std::make_shared<Storage>()) {
   count = std::min(count, kMaxReserve);
-  table_.text_.reserve(count * kMeanName);
-  table_.names_.reserve(count + 1);
-  table_.addresses_.reserve(count);
+  storage_->text.reserve(count * kMeanName);
+  storage_->names.reserve(count + 1);
+  storage_->addresses.reserve(count);
   hashes_.reserve(count);
 }
 
 bool SymbolTable::Builder::add(std::string_view name, std::uint64_t address) {
   if (name.empty() || name.size() > kMaxName) return false;
-  if (hashes_.size() >= kMaxSymbols || name.size() > kMaxNameBytes - table_.text_.size()) return false;
-  if (!table_.addresses_.empty() && address < table_.addresses_.back()) return false;
-  table_.names_.push_back(static_cast<std::uint32_t>(table_.text_.size()));
-  table_.text_.append(name);
-  table_.addresses_.push_back(address);
+  if (hashes_.size() >= kMaxSymbols || name.size() > kMaxNameBytes - storage_->text.size()) return false;
+  if (!storage_->addresses.empty() && address < storage_->addresses.back()) return false;
+  storage_->names.push_back(static_cast<std::uint32_t>(storage_->text.size()));
+  storage_->text.append(name);
+  storage_->addresses.push_back(address);
   hashes_.push_back(hash_of(name));
   return true;
 }
 
 SymbolTable SymbolTable::Builder::finish(SymbolSource source, std::string origin, AddressRange extent) && {
-  SymbolTable table = std::move(table_);
+  SymbolTable table;
   table.source_ = source;
   table.origin_ = std::move(origin);
-  table.extent_ = extent;
-  table.names_.push_back(static_cast<std::uint32_t>(table.text_.size()));
+  table.parts_.extent = extent;
   if (hashes_.empty()) return table;
+  storage_->names.push_back(static_cast<std::uint32_t>(storage_->text.size()));
 
   // A counting sort by bucket, several times faster than inserting into a hash table: the buckets fit into
   // the processor's cache.
   const std::size_t bucket_count = std::bit_ceil(hashes_.size());
   const std::size_t mask = bucket_count - 1;
-  table.buckets_.assign(bucket_count + 1, 0);
-  for (const std::uint32_t hash : hashes_) ++table.buckets_[(hash & mask) + 1];
-  for (std::size_t i = 1; i <= bucket_count; ++i) table.buckets_[i] += table.buckets_[i - 1];
-  table.order_.resize(hashes_.size());
+  auto& buckets = storage_->buckets;
+  buckets.assign(bucket_count + 1, 0);
+  for (const std::uint32_t hash : hashes_) ++buckets[(hash & mask) + 1];
+  for (std::size_t i = 1; i <= bucket_count; ++i) buckets[i] += buckets[i - 1];
+  storage_->order.resize(hashes_.size());
   // Backwards, each bucket filled from its end, which moves its end to its beginning.
   for (std::size_t i = hashes_.size(); i-- > 0;) {
-    table.order_[--table.buckets_[(hashes_[i] & mask) + 1]] = static_cast<std::uint32_t>(i);
+    storage_->order[--buckets[(hashes_[i] & mask) + 1]] = static_cast<std::uint32_t>(i);
   }
   // Now entry b + 1 is where bucket b begins: shift by one.
-  std::rotate(table.buckets_.begin(), table.buckets_.begin() + 1, table.buckets_.end());
-  table.buckets_.back() = static_cast<std::uint32_t>(hashes_.size());
+  std::rotate(buckets.begin(), buckets.begin() + 1, buckets.end());
+  buckets.back() = static_cast<std::uint32_t>(hashes_.size());
+  table.parts_.addresses = storage_->addresses;
+  table.parts_.names = storage_->names;
+  table.parts_.buckets = buckets;
+  table.parts_.order = storage_->order;
+  table.parts_.text = storage_->text;
+  table.owner_ = std::move(storage_);
   return table;
 }
 

@@ -9,12 +9,15 @@
 // ('t', 'D', ...) are not kept: they come from section flags, which mislead (scx_tasks, a variable, is 't').
 //
 // One text holds all names, in the order of addresses, and a table of hash buckets finds them: about 45 bytes
-// a symbol, 9 MB for a distribution's kernel. Lookups are reads: any number of threads may share a table.
+// a symbol, 9 MB for a distribution's kernel. These lie in the heap, or in a file that is mapped
+// (symbol_file.h). Copies share them. Lookups are reads: any number of threads may share a table.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -61,7 +64,7 @@ class SymbolTable {
   SymbolTable() = default;
 
   // How many symbols there are; a name that stands for several addresses counts as often.
-  std::size_t size() const { return addresses_.size(); }
+  std::size_t size() const { return parts_.addresses.size(); }
   SymbolSource source() const { return source_; }
   // For messages and reports: "the kallsyms embedded in '/boot/vmlinuz-7.2'".
   const std::string& origin() const { return origin_; }
@@ -84,25 +87,35 @@ class SymbolTable {
 
   // The symbols in the order of their addresses; index < size().
   std::string_view name(std::size_t index) const;
-  std::uint64_t address_at(std::size_t index) const { return addresses_[index]; }
+  std::uint64_t address_at(std::size_t index) const { return parts_.addresses[index]; }
 
   // How many names stand for more than one address. Looks at every name: some tens of milliseconds.
   std::size_t count_ambiguous() const;
   // What the table occupies, bytes.
   std::size_t memory() const;
 
+  // What a table consists of, for symbol_file.h.
+  struct Parts {
+    std::span<const std::uint64_t> addresses;  // ascending
+    std::span<const std::uint32_t> names;      // where each begins in text; one more than there are symbols
+    std::span<const std::uint32_t> buckets;    // where each begins in order; one more than there are buckets
+    std::span<const std::uint32_t> order;      // indices of symbols, ascending within a bucket
+    std::string_view text;                     // all names, without separators
+    AddressRange extent;
+  };
+  const Parts& parts() const { return parts_; }
+  // `owner` keeps the parts alive. nullopt unless they fit together so that no lookup leaves them.
+  static std::optional<SymbolTable> from_parts(const Parts& parts, std::shared_ptr<const void> owner,
+                                               SymbolSource source, std::string origin);
+
  private:
-  // Indices of the symbols in the bucket of `hash`: [first, second) of order_.
+  // Indices of the symbols in the bucket of `hash`: [first, second) of parts_.order.
   std::pair<std::size_t, std::size_t> bucket(std::uint32_t hash) const;
 
   SymbolSource source_ = SymbolSource::kKallsyms;
   std::string origin_;
-  AddressRange extent_;
-  std::string text_;                      // all names, without separators
-  std::vector<std::uint32_t> names_;      // where each begins in text_; one more than there are symbols
-  std::vector<std::uint64_t> addresses_;  // ascending
-  std::vector<std::uint32_t> buckets_;    // where each begins in order_; one more than there are buckets
-  std::vector<std::uint32_t> order_;      // indices of symbols, ascending within a bucket
+  Parts parts_;
+  std::shared_ptr<const void> owner_;  // of what parts_ refers to
 };
 
 // Takes symbols in the order of their addresses, then makes the table.
@@ -118,7 +131,15 @@ class SymbolTable::Builder {
   SymbolTable finish(SymbolSource source, std::string origin, AddressRange extent) &&;
 
  private:
-  SymbolTable table_;
+  // Named as in Parts.
+  struct Storage {
+    std::string text;
+    std::vector<std::uint32_t> names;
+    std::vector<std::uint64_t> addresses;
+    std::vector<std::uint32_t> buckets;
+    std::vector<std::uint32_t> order;
+  };
+  std::shared_ptr<Storage> storage_;
   std::vector<std::uint32_t> hashes_;
 };
 

@@ -38,11 +38,15 @@ void FreezeCoordinator::note(const std::string& text) const {
 
 Expected<void> FreezeCoordinator::set_traps() {
   const std::uint64_t slide = dumper_.located() ? dumper_.location().slide : 0;
+  const bool has_claim = std::any_of(
+      traps_.begin(), traps_.end(), [](const ExitTrap& trap) { return trap.role == ExitTrap::Role::kClaim; });
   std::vector<std::uint64_t> addresses;
   for (const ExitTrap& trap : traps_) {
     // Every scheduler that ends passes the third place; it is of interest after a failure only.
     if (trap.role == ExitTrap::Role::kDumped && !await_kernel_dump_) continue;
     if (trap.role == ExitTrap::Role::kClaim && options_.before_kernel_dump) continue;
+    if (trap.role == ExitTrap::Role::kBackstop && options_.claim_only && has_claim && !await_kernel_dump_)
+      continue;
     addresses.push_back(trap.address + slide);
   }
   auto set = machine_.set_traps(std::move(addresses));

@@ -34,6 +34,9 @@ class FreezeCoordinator {
     bool stop_on_trap = false;
     // Leave the place alone where the error is claimed; freeze before the kernel's own dump.
     bool before_kernel_dump = false;
+    // Only what fails may hit a trap: schedulers that end in good order pass the backstop in some kernels,
+    // and in a deterministic guest that would be the end of its determinism.
+    bool claim_only = false;
     // Where the kernel runs is known: it was booted without KASLR.
     bool no_kaslr = true;
     // How long vCPUs may take to stop, host time.

@@ -61,9 +61,11 @@ Expected<void> Freezer::begin(Machine& machine) {
   dumper_->forget_location();
   coordinator_ = std::make_unique<FreezeCoordinator>(
       machine, *dumper_,
-      FreezeCoordinator::Options{.stop_on_trap = request_.on_freeze == RunRequest::OnFreeze::kStop,
-                                 .before_kernel_dump = request_.freeze_at == RunRequest::FreezeAt::kDump,
-                                 .no_kaslr = prepared_.enter_payload},
+      FreezeCoordinator::Options{
+          .stop_on_trap = request_.on_freeze == RunRequest::OnFreeze::kStop,
+          .before_kernel_dump = request_.freeze_at == RunRequest::FreezeAt::kDump,
+          .claim_only = record_ != nullptr && request_.freeze_at == RunRequest::FreezeAt::kClaim,
+          .no_kaslr = prepared_.enter_payload},
       FreezeCoordinator::Receivers{
           .on_dump = [this](std::uint32_t number, ktstr::v1::Dump&& dump) { write(number, std::move(dump)); },
           .on_stopped = request_.core ? [this](std::uint32_t number,

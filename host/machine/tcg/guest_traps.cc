@@ -31,7 +31,8 @@ bool GuestTraps::wanted(std::uint64_t address) const {
   return std::binary_search(wanted_.begin(), wanted_.end(), address);
 }
 
-void GuestTraps::connect(UniqueFd socket) {
+void GuestTraps::connect(UniqueFd socket, StepTimers timers) {
+  timers_ = timers;
   gdb_.emplace(std::move(socket));
 }
 
@@ -44,7 +45,7 @@ void GuestTraps::disconnect() {
 Expected<void> GuestTraps::apply(std::chrono::nanoseconds limit) {
   if (wanted_ == set_) return {};
   if (!gdb_) return not_connected();
-  if (!prepared_) {
+  if (!prepared_ && timers_ == StepTimers::kRun) {
     if (auto kept = gdb_->keep_timers_in_steps(limit); !kept) {
       return propagate(std::move(kept.error()), "preparing QEMU for traps");
     }

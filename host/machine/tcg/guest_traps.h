@@ -53,8 +53,13 @@ class GuestTraps {
   Expected<void> want(std::vector<std::uint64_t> addresses);
   bool wanted(std::uint64_t address) const;
 
+  // How the guest's timers are treated while one vCPU makes a step. With the instruction clock they stand:
+  // that clock would take the guest, whose other vCPUs wait for the step, for idle and go on to the next
+  // timer, and the next, until the end of days.
+  enum class StepTimers { kRun, kStand };
+
   // The stub's socket. No breakpoint is set yet.
-  void connect(UniqueFd socket);
+  void connect(UniqueFd socket, StepTimers timers = StepTimers::kRun);
   void disconnect();
 
   // What follows needs a stopped guest.
@@ -76,6 +81,7 @@ class GuestTraps {
   std::vector<std::uint64_t> set_;     // what the stub has
   std::optional<GdbClient> gdb_;
   bool prepared_ = false;  // the stub knows how steps are wanted
+  StepTimers timers_ = StepTimers::kRun;
 };
 
 }  // namespace ktstr

@@ -142,7 +142,8 @@ Expected<void> TcgMachine::connect(LaunchedQemu& qemu) {
   if (!opened) return std::unexpected(std::move(opened.error()));
   frames_->attach(*opened);
   qmp_.emplace(std::move(qemu.qmp));
-  traps_.connect(std::move(qemu.gdb));
+  traps_.connect(std::move(qemu.gdb),
+                 spec_.deterministic ? GuestTraps::StepTimers::kStand : GuestTraps::StepTimers::kRun);
 
   if (auto ready = begin_guest(); !ready) return std::unexpected(startup_error(std::move(ready.error())));
   for (const auto& port : ports_) port->start();
