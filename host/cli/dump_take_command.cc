@@ -150,6 +150,7 @@ Expected<std::string> dump_memory(const std::string& path, const RunRequest& run
   auto dump = (*dumper)->inspect(*captured);
   dump.mutable_header()->set_reason("memory image");
   dump.mutable_header()->set_taken_at(fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))));
+  dump.mutable_header()->set_ktstr_vm_version(run.version);
   const std::string folder = run.out.empty() ? "." : run.out;
   auto written = write_dump(folder, first_free(folder), dump);
   if (!written) return std::unexpected(std::move(written.error()));

@@ -57,6 +57,7 @@ int run_program(int argc, char** argv) {
   app.fallthrough();
   RunRequest request;
   request.argv.assign(argv, argv + argc);
+  request.version = ktstr::kVersion;
   ktstr::add_run_options(app, request);
   app.add_subcommand("run", "Run a scenario (default)");
   std::string scenario_name;

@@ -158,6 +158,7 @@ void Freezer::write(std::uint32_t number, ktstr::v1::Dump&& dump) {
   auto& header = *dump.mutable_header();
   header.set_taken_at(fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))));
   header.set_run_id(folder_->id());
+  header.set_ktstr_vm_version(request_.version);
   auto& record = records_.emplace_back();
   record.set_number(number);
   record.set_reason(header.reason());

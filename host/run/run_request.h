@@ -42,6 +42,7 @@ struct RunRequest {
   std::string vmlinux;  // --vmlinux, --system-map: where symbols come from
   std::string system_map;
   int verbose = 0;
+  std::string version;            // of this program, for the record
   std::vector<std::string> argv;  // as typed, for the record
 };
 

@@ -1,6 +1,7 @@
 // Inspection: what the functions that make a dump's sections share. Internal to host/inspect/scx.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -44,9 +45,12 @@ struct Inspection {
     return value ? *value : Kva();
   }
   void fault(std::string path, const Fault& fault) { faults.add(std::move(path), fault.to_string()); }
-  // From jiffies to ms; 0 when HZ is not known.
+  // From jiffies to ms, within about 2^52 of 0, so that one may reckon with it; 0 when HZ is not known.
   std::int64_t ms(std::int64_t ticks) const {
-    return input.hz == 0 ? 0 : ticks * 1000 / static_cast<std::int64_t>(input.hz);
+    if (input.hz == 0) return 0;
+    constexpr std::int64_t kFar = std::int64_t{1} << 52;
+    const auto hz = static_cast<std::int64_t>(input.hz);
+    return std::clamp(ticks / hz, -kFar / 1000, kFar / 1000) * 1000 + ticks % hz * 1000 / hz;
   }
 };
 

@@ -170,7 +170,16 @@ void cpu_tasks(const KernelLines& lines, const Cpu& cpu, DumpSink& sink) {
 
 void cpus(const Dump& dump, const KernelLines& lines, DumpSink& sink) {
   title(sink, "CPU states");
-  for (const Cpu& cpu : dump.cpus()) {
+  // As the kernel does where it knows the CPU: that of the exit comes first.
+  std::vector<const Cpu*> order;
+  for (const Cpu& cpu : dump.cpus()) order.push_back(&cpu);
+  const Sched* sched = lines.dumped_sched();
+  if (sched != nullptr && sched->exit_info().has_exit_cpu() && sched->exit_info().exit_cpu() >= 0) {
+    const auto first = static_cast<std::uint32_t>(sched->exit_info().exit_cpu());
+    std::stable_partition(order.begin(), order.end(), [&](const Cpu* cpu) { return cpu->cpu() == first; });
+  }
+  for (const Cpu* one : order) {
+    const Cpu& cpu = *one;
     if (KernelLines::skipped(cpu)) {
       sink.print("\n{} idle\n", lines.cpu(cpu).front());
       continue;
@@ -249,7 +258,8 @@ void schedulers(const Dump& dump, const EnumNames& names, const DumpTextOptions&
   if (g.has_scx_bypass_depth()) line += fmt::format(" bypass_depth={}", g.scx_bypass_depth());
   if (g.has_scx_watchdog_timeout())
     line += fmt::format(" watchdog_timeout={} jiffies", g.scx_watchdog_timeout());
-  if (g.has_watchdog_ran_ms_ago()) line += fmt::format(", ran {}ms ago", g.watchdog_ran_ms_ago());
+  if (g.has_watchdog_ran_ms_ago())
+    line += fmt::format("; the watchdog ran {} ms ago", g.watchdog_ran_ms_ago());
   if (!line.empty()) sink.print("sched_ext:{}\n", line);
   sink.print("idle CPUs: {}; idle cores: {}\n",
              g.idle_cpus().empty() ? "none" : printable_utf8(g.idle_cpus()),
@@ -315,16 +325,16 @@ void task_groups(const Dump& dump, const DumpTextOptions& options, DumpSink& sin
 void kick_waits(const Dump& dump, DumpSink& sink) {
   bool first = true;
   for (const Cpu& cpu : dump.cpus()) {
+    // Numbers of waits that are over stay in kick_syncs.
+    if (cpu.cpus_to_wait().empty()) continue;
     std::string who;
     for (int i = 0; i < cpu.kick_syncs_size(); ++i) {
       if (cpu.kick_syncs(i) != 0) who += fmt::format(" CPU {} (ksync {})", i, cpu.kick_syncs(i));
     }
-    if (who.empty() && cpu.cpus_to_wait().empty()) continue;
     if (first) title(sink, "Kick-wait");
     first = false;
     sink.print("CPU {} waits for", cpu.cpu());
-    if (!cpu.cpus_to_wait().empty()) sink.print(" cpus_to_wait={}", printable_utf8(cpu.cpus_to_wait()));
-    sink.print("{}\n", who);
+    sink.print(" cpus_to_wait={}{}\n", printable_utf8(cpu.cpus_to_wait()), who);
   }
 }
 

@@ -89,7 +89,10 @@ TEST(DumpText, HasIdleCpusTasksAndQueues) {
   EXPECT_THAT(text, HasSubstr("\n *R runner[200] *root +0ms\n"));
   EXPECT_THAT(text, HasSubstr("user DSQ 0x7 id=0x7 nr=2 seq=55\n  PROBLEM: nr is 2, but 1 task is linked\n"));
   EXPECT_THAT(text, HasSubstr("\n               SCX_EV_DISPATCH_KEEP_LAST: 18446744073709551615\n"));
-  EXPECT_THAT(text, HasSubstr("CPU 1 waits for CPU 1 (ksync 41)\n"));
+  EXPECT_THAT(text, Not(HasSubstr("Kick-wait")));
+  v1::Dump waits = sample_dump();
+  waits.mutable_cpus(1)->set_cpus_to_wait("1");
+  EXPECT_THAT(text_of(waits, false), HasSubstr("CPU 1 waits for cpus_to_wait=1 CPU 1 (ksync 41)\n"));
   EXPECT_THAT(text, HasSubstr("Task.tid: struct sched_ext_entity has no member tid\n"));
   EXPECT_THAT(text, HasSubstr("Sleeping: 1\n  sleeper[300]\n"));
   EXPECT_THAT(text, Not(HasSubstr("scx.new_member")));

@@ -237,6 +237,35 @@ TEST_F(Dumps, StopEndsTheRunAtTheFreezeAndOffTakesNone) {
   EXPECT_EQ(count_of_dumps(off), 0);
 }
 
+TEST_F(Dumps, AFreezeComesAtTheSameInstant) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  std::vector<Dump> dumps;
+  for (int i = 0; i < 2; ++i) {
+    const VmRun run = fault("7.2", "--stall-after 1 --timeout-ms 2000", {"--on-freeze", "stop"});
+    ASSERT_EQ(run.exit_code, 4) << run.describe();
+    EXPECT_NE(run.result["determinism"]["identical_until"].get<std::string>().find("scx_vexit"),
+              std::string::npos);
+    dumps.push_back(dump_of(run));
+    const ktstr::v1::DumpHeader header = dumps.back().header();
+    dumps.back().clear_header();
+    dumps.back().mutable_header()->set_clock_ns(header.clock_ns());
+    dumps.back().mutable_header()->set_jiffies(header.jiffies());
+  }
+  EXPECT_EQ(dumps[0].DebugString(), dumps[1].DebugString());
+}
+
+TEST_F(Dumps, EachNodeHasItsGlobalQueue) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, fault_scheduler());
+  const VmRun run = fault("7.2", "--error-after 1", {"--topology", "numa=2,llcs=2,cores=1,threads=1"});
+  ASSERT_EQ(run.exit_code, 4) << run.describe();
+  const Dump dump = dump_of(run);
+  EXPECT_EQ(count(dump, Dsq::GLOBAL), 2U);
+  EXPECT_EQ(count(dump, Dsq::LOCAL), 2U);
+  EXPECT_EQ(dump.header().faults(), 0U);
+}
+
 // On the ordinary machine, for it has several vCPU threads, an address of its own, and may be stopped.
 class LiveDumps : public DumpVmTest {};
 

@@ -1,5 +1,6 @@
 // Memory that lies: bounded time and memory, everything wrong is listed, nothing crashes.
 #include <chrono>
+#include <cstdint>
 
 #include <gtest/gtest.h>
 
@@ -147,6 +148,23 @@ TEST(ScxHostile, TheBudgetRunsOut) {
   EXPECT_EQ(guest.dump().header().incomplete(), "");
   // CPUs come before tasks.
   EXPECT_EQ(guest.dump(true, {}, {.reads = 1000}).cpus_size(), 4);
+}
+
+TEST(ScxHostile, TimesBeyondAnyClock) {
+  for (const std::int64_t past : {INT64_MAX, std::int64_t{1} << 60, -(std::int64_t{1} << 60), INT64_MIN}) {
+    FakeGuest guest;
+    const auto ticks = static_cast<std::uint64_t>(past);
+    const Kva task = guest.add_task({.pid = 1, .comm = "t"});
+    guest.make_runnable(task, 1, 1);
+    guest.set(task, "task_struct", "scx.runnable_at", FakeGuest::kJiffies - ticks);
+    guest.set(guest.root(), "scx_sched", "watchdog_timeout", ticks);
+    guest.write(guest.symbol("scx_watchdog_timestamp"), FakeGuest::kJiffies - ticks);
+    const v1::Dump dump = guest.dump();
+    constexpr std::int64_t kLong = std::int64_t{1} << 51;
+    EXPECT_EQ(task_of(dump, 1).waiting_ms() > kLong, past > 0);
+    EXPECT_EQ(task_of(dump, 1).waiting_ms() < -kLong, past < 0);
+    EXPECT_EQ(dump.globals().watchdog_ran_ms_ago() > static_cast<std::uint64_t>(kLong), past > 0);
+  }
 }
 
 TEST(ScxHostile, LimitsOfQueuesAndSchedulers) {
