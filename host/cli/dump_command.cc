@@ -177,7 +177,9 @@ Expected<> render_dump_command(const DumpRequest& request, DumpSink& sink) {
   using Action = DumpRequest::Action;
   if (request.action == Action::kNone) {
     return fail(ErrorCode::kUsage,
-                "dump needs to know what to do: show, diff or query; see ktstr-vm dump --help");
+                "dump needs to know what to do: show, diff or query a file, or take one with --run DIR or "
+                "--memory CORE; "
+                "see ktstr-vm dump --help");
   }
   // A bad query is told before a large file is read.
   Query asked;

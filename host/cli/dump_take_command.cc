@@ -164,10 +164,10 @@ void add_dump_take_options(CLI::App& command, DumpTakeRequest& request) {
                                  "Take a dump of the run in progress whose folder this is (as SIGUSR1 does)");
   run->type_name("DIR");
   command
-      .add_option("--memory", request.memory,
-                  "Make a dump from a memory image: an ELF core of QEMU's dump-guest-memory, or of kdump; "
-                  "with --kernel "
-                  "or --vmlinux; written to --out (default: here)")
+      .add_option(
+          "--memory", request.memory,
+          "Make a dump from a memory image: an ELF core of QEMU's dump-guest-memory, or of kdump; needs "
+          "--kernel PATH or --vmlinux FILE of the kernel in it; files go to --out DIR (default: here)")
       ->type_name("CORE")
       ->excludes(run);
 }

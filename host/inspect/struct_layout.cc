@@ -178,7 +178,7 @@ void StructLayout::add_field(const KernelTypes& types, const FieldDescriptor* fi
     path.erase(0, prefix_.size());
     const auto place = types.place(type_, path);
     if (!place) {
-      reason += (reason.empty() ? "" : "; ") + place.error();
+      if (!reason.ends_with(place.error())) reason += (reason.empty() ? "" : "; ") + place.error();
       continue;
     }
     const auto show = how(types, field, place->type);

@@ -77,6 +77,7 @@ std::optional<SymbolTable> parse(const std::shared_ptr<Mapping>& file, std::stri
 }  // namespace
 
 std::optional<SymbolTable> load_symbols(const std::string& entry, std::string origin) {
+  if (entry.empty()) return std::nullopt;
   constexpr std::uint64_t kMost = sizeof(Header) + SymbolTable::kMaxSymbols * 24 + SymbolTable::kMaxNameBytes;
   auto mapping = ImageCache::open_beside(entry, kSuffix, kMost);
   if (!mapping) return std::nullopt;
@@ -86,6 +87,7 @@ std::optional<SymbolTable> load_symbols(const std::string& entry, std::string or
 }
 
 void keep_symbols(const std::string& entry, const SymbolTable& table) {
+  if (entry.empty()) return;
   const SymbolTable::Parts& parts = table.parts();
   if (parts.addresses.empty()) return;
   const auto pieces = pieces_of(parts);

@@ -14,7 +14,8 @@
 
 namespace ktstr {
 
-// Symbols kept beside the cache's entry `entry` (its path); `origin` is for messages.
+// Symbols kept beside the cache's entry `entry` (its path); `origin` is for messages. nullopt when
+// there are none, or `entry` is empty.
 std::optional<SymbolTable> load_symbols(const std::string& entry, std::string origin);
 
 // Keeps them there. What cannot be written is not kept.

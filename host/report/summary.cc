@@ -109,6 +109,20 @@ std::string phase_line(const RunResult& result) {
   return text.empty() ? "" : fmt::format("  time: {}\n", text);
 }
 
+// The first dump, which is that of the failure where there was one, and its first finding.
+std::string dump_lines(const RunResult& result) {
+  if (result.dumps_size() == 0) return {};
+  const auto& dump = result.dumps(0);
+  std::string text = fmt::format("  dump {}: {}, {} tasks, frozen for {}", dump.number(),
+                                 dump.trap().empty() ? dump.reason() : dump.trap(), dump.tasks(),
+                                 short_time(dump.frozen_ns()));
+  if (!dump.incomplete().empty()) text += "; incomplete: " + dump.incomplete();
+  text += "\n";
+  if (dump.findings_size() > 0) text += fmt::format("    {}\n", indent_lines(dump.findings(0), "    "));
+  if (result.dumps_size() > 1) text += fmt::format("  ... and {} more dumps\n", result.dumps_size() - 1);
+  return text;
+}
+
 }  // namespace
 
 std::string short_time(std::uint64_t ns) {
@@ -127,6 +141,7 @@ std::string short_time(std::uint64_t ns) {
 
 std::string summary(const RunResult& result, const std::string& result_path, bool color) {
   std::string text = headline(result, color) + reason_lines(result);
+  text += dump_lines(result);
   const int steps = result.guest().steps_size();
   for (int i = 0; i < std::min(steps, kMaxStepsShown); ++i) text += step_line(result.guest().steps(i));
   if (steps > kMaxStepsShown) text += fmt::format("  ... and {} more steps\n", steps - kMaxStepsShown);

@@ -192,7 +192,9 @@ void Attempt::on_tick() {
   if (record_ != nullptr && guard_trip_) record_->disturbed("ended by the host: " + guard_trip_->text);
   if (record_ != nullptr && axed) record_->disturbed("ended by the host after a kernel panic");
   if (guard_trip_ || axed) {
-    if (freezer_ != nullptr) freezer_->dump(guard_trip_ ? "time-out" : "kernel panic", false);
+    const bool died = console_.panic() || console_.oops();
+    if (freezer_ != nullptr && (guard_trip_ || died))
+      freezer_->dump_at_end(guard_trip_ ? "time-out" : "kernel panic");
     return end_machine();
   }
   status_.update(session_.activity());

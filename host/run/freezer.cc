@@ -43,7 +43,8 @@ Expected<void> Freezer::make_dumper() {
 }
 
 Expected<void> Freezer::prepare() {
-  const bool asked = request_.on_freeze == RunRequest::OnFreeze::kStop || !request_.vmlinux.empty() ||
+  const bool asked = request_.on_freeze == RunRequest::OnFreeze::kStop || request_.core ||
+                     request_.freeze_at != RunRequest::FreezeAt::kClaim || !request_.vmlinux.empty() ||
                      !request_.system_map.empty();
   if (!prepared_.plan.has_scheduler() || request_.on_freeze == RunRequest::OnFreeze::kOff) return {};
   auto made = make_dumper();
@@ -114,6 +115,10 @@ void Freezer::dump(const std::string& reason, bool resume) {
   }
   if (done) done = coordinator_->dump_now(reason, resume);
   if (!done) note(fmt::format("no dump ({}): {}", reason, done.error().to_string()));
+}
+
+void Freezer::dump_at_end(const std::string& reason) {
+  if (request_.on_freeze != RunRequest::OnFreeze::kOff) dump(reason, false);
 }
 
 void Freezer::end() {

@@ -44,6 +44,8 @@ class Freezer {
   bool on_trap(Machine& machine, const MachineEvent& event);
   // Takes a dump now; what cannot be done becomes a note. `resume`: let the guest go on.
   void dump(const std::string& reason, bool resume = true);
+  // The same for a guest that is about to be ended because it failed; nothing with --on-freeze off.
+  void dump_at_end(const std::string& reason);
   // The machine is about to end: writes what waits.
   void end();
 

@@ -244,10 +244,12 @@ class Findings {
          i < in_.objects.tasks.size() && i < static_cast<std::size_t>(in_.dump.tasks_size()); ++i) {
       const bool scx = in_.objects.tasks[i].has(TaskSource::kScxTasks);
       const bool tree = in_.objects.tasks[i].has(TaskSource::kTaskTree);
+      // Idle tasks are where they are by design: on scx_tasks, but for the boot CPU's, which is in the tree.
+      if (in_.objects.tasks[i].has(TaskSource::kIdle)) continue;
       const Task* task = &in_.dump.tasks(static_cast<int>(i));
       if (scx && !tree) only_scx.push_back(task);
       if (tree && !scx) only_tree.push_back(task);
-      if (!scx && !tree && !in_.objects.tasks[i].has(TaskSource::kIdle)) {
+      if (!scx && !tree) {
         auto& finding = add(DumpFinding::WARNING, "task-lists", "");
         finding.set_text(
             fmt::format("{} is on neither scx_tasks nor the task tree", name_tasks({task}, finding)));

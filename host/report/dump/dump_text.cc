@@ -94,8 +94,10 @@ void header(const Dump& dump, DumpSink& sink) {
                h.run_id().empty() ? "" : ", run " + printable_utf8(h.run_id()));
   }
   sink.print("  guest time: jiffies={} clock={}ns HZ={}\n", h.jiffies(), h.clock_ns(), h.hz());
-  sink.print("  rendezvous {}, frozen {}, of this copying {}; inspected in {} after the resume\n",
-             ms(h.rendezvous_ns()), ms(h.frozen_ns()), ms(h.capture_ns()), ms(h.inspect_ns()));
+  if (h.frozen_ns() > 0) {
+    sink.print("  rendezvous {}, frozen {}, of this copying {}; inspected in {} after the resume\n",
+               ms(h.rendezvous_ns()), ms(h.frozen_ns()), ms(h.capture_ns()), ms(h.inspect_ns()));
+  }
   if (h.vcpus_missing_size() > 0) {
     sink.print("  vCPUs that were not parked in time: {}\n", fmt::join(h.vcpus_missing(), ","));
   }
@@ -135,7 +137,12 @@ void cause(const Dump& dump, const KernelLines& lines, DumpSink& sink) {
     }
   }
   if (info.kind() == 0) {
-    sink.put("no exit so far\n");
+    if (dump.header().trap_exit_kind() == 0) {
+      sink.put("no exit so far\n");
+    } else {
+      sink.print("{} triggers exit kind {} ({}); the kernel has no message yet\n", who,
+                 dump.header().trap_exit_kind(), printable_utf8(dump.header().trap_exit_kind_name()));
+    }
     return;
   }
   const bool cpu_known = info.has_exit_cpu() && info.exit_cpu() >= 0;
@@ -261,8 +268,8 @@ void schedulers(const Dump& dump, const EnumNames& names, const DumpTextOptions&
   if (g.has_watchdog_ran_ms_ago())
     line += fmt::format("; the watchdog ran {} ms ago", g.watchdog_ran_ms_ago());
   if (!line.empty()) sink.print("sched_ext:{}\n", line);
-  sink.print("idle CPUs: {}; idle cores: {}\n",
-             g.idle_cpus().empty() ? "none" : printable_utf8(g.idle_cpus()),
+  // The second says nothing where a core has one thread: nobody clears its bits then.
+  sink.print("idle masks: cpu={} smt={}\n", g.idle_cpus().empty() ? "none" : printable_utf8(g.idle_cpus()),
              g.idle_smt().empty() ? "none" : printable_utf8(g.idle_smt()));
   for (const Sched& sched : dump.scheds()) sched_text(sched, names, options, sink);
 }
