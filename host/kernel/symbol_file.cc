@@ -2,8 +2,9 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <array>
-#include <cstring>
+#include <cstddef>
 #include <memory>
 #include <span>
 #include <utility>
@@ -17,6 +18,8 @@ namespace ktstr {
 namespace {
 
 constexpr const char* kSuffix = ".sym";
+// Bytes hashed at a time; a multiple of the page size.
+constexpr std::size_t kPiece = std::size_t{1} << 20;
 constexpr std::array<char, 8> kMagic{'K', 'T', 'S', 'T', 'R', 'S', 'Y', '1'};
 
 struct Header {
@@ -25,9 +28,10 @@ struct Header {
   std::uint64_t buckets = 0;
   std::uint64_t text = 0;
   AddressRange extent;
-  Xxh3::Digest hash = {};
+  Xxh3::Digest hash = {};  // of everything before and after it
 };
 static_assert(sizeof(Header) == 64);
+constexpr std::size_t kHashAt = offsetof(Header, hash);
 
 // In the order of their alignment.
 std::array<std::span<const std::byte>, 5> pieces_of(const SymbolTable::Parts& parts) {
@@ -43,6 +47,27 @@ std::span<const T> take(std::span<const std::byte>& rest, std::size_t count) {
   return taken;
 }
 
+void give_back(std::span<std::byte> pages) {
+  static_cast<void>(::madvise(pages.data(), pages.size(), MADV_DONTNEED));
+}
+
+// What the header's hash should be; the file has a header. A piece at a time, whose pages are given back.
+Xxh3::Digest hash_of(Mapping& file) {
+  Xxh3 hasher;
+  hasher.update(file.bytes().first(kHashAt));
+  std::size_t skipped = sizeof(Header);
+  for (auto rest = file.mutable_bytes(); !rest.empty();) {
+    const auto piece = rest.first(std::min(rest.size(), kPiece));
+    // One call sets up the page tables; page faults would take three times as long.
+    static_cast<void>(::madvise(piece.data(), piece.size(), MADV_POPULATE_READ));
+    hasher.update(piece.subspan(std::min(skipped, piece.size())));
+    skipped -= std::min(skipped, piece.size());
+    give_back(piece);
+    rest = rest.subspan(piece.size());
+  }
+  return hasher.digest();
+}
+
 std::optional<SymbolTable> parse(const std::shared_ptr<Mapping>& file, std::string origin) {
   const auto header = load<Header>(file->bytes(), 0);
   if (!header || header->magic != kMagic) return std::nullopt;
@@ -55,11 +80,7 @@ std::optional<SymbolTable> parse(const std::shared_ptr<Mapping>& file, std::stri
                                  (2 * header->symbols + 1 + header->buckets + 1) * sizeof(std::uint32_t) +
                                  header->text;
   if (rest.size() != expected) return std::nullopt;
-  // One call sets up the page tables; page faults would take three times as long.
-  static_cast<void>(::madvise(file->mutable_bytes().data(), file->size(), MADV_POPULATE_READ));
-  Xxh3 hasher;
-  hasher.update(rest);
-  if (hasher.digest() != header->hash) return std::nullopt;
+  if (hash_of(*file) != header->hash) return std::nullopt;
   SymbolTable::Parts parts;
   parts.addresses = take<std::uint64_t>(rest, header->symbols);
   parts.names = take<std::uint32_t>(rest, header->symbols + 1);
@@ -68,8 +89,9 @@ std::optional<SymbolTable> parse(const std::shared_ptr<Mapping>& file, std::stri
   parts.text = as_text(rest);
   parts.extent = header->extent;
   auto table = SymbolTable::from_parts(parts, file, SymbolSource::kKallsyms, std::move(origin));
-  // Few of them will be asked for; the others need not count as this process's memory.
-  static_cast<void>(::madvise(file->mutable_bytes().data(), file->size(), MADV_DONTNEED));
+  // Few of the symbols will be asked for; the others need not count as this process's memory.
+  give_back(file->mutable_bytes());
+  // What is asked for lies far apart: no pages around it.
   static_cast<void>(::madvise(file->mutable_bytes().data(), file->size(), MADV_RANDOM));
   return table;
 }
@@ -97,6 +119,7 @@ void keep_symbols(const std::string& entry, const SymbolTable& table) {
   header.text = parts.text.size();
   header.extent = parts.extent;
   Xxh3 hasher;
+  hasher.update(std::as_bytes(std::span(&header, 1)).first(kHashAt));
   for (const auto piece : pieces) hasher.update(piece);
   header.hash = hasher.digest();
   const std::array<std::span<const std::byte>, 6> all{

@@ -2,7 +2,7 @@
 // them: decoding kallsyms takes 12 to 50 ms and 9 MB of memory, mapping 2 ms, and pages that were looked at
 // are given back.
 //
-// The file is a header (magic with a format version, counts, extent, XXH3-128 of the rest) and the arrays of
+// The file is a header (magic with a format version, counts, extent, XXH3-128 of all else) and the arrays of
 // SymbolTable::Parts one after another. It is believed when the checksum is right and the arrays fit
 // together; a file that is not is removed and made anew.
 #pragma once

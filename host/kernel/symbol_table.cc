@@ -1,5 +1,7 @@
 #include "host/kernel/symbol_table.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -103,6 +105,7 @@ std::vector<SymbolAt> SymbolTable::variants(std::string_view wanted) const {
     if (!candidate.starts_with(wanted) || candidate.ends_with(".cold")) continue;
     found.push_back({.name = candidate, .address = parts_.addresses[i]});
   }
+  give_back_pages();
   return found;
 }
 
@@ -139,6 +142,16 @@ std::size_t SymbolTable::count_ambiguous() const {
   return count;
 }
 
+// They are read again from the page cache when they are needed; until then they do not count as this
+// process's memory.
+void SymbolTable::give_back_pages() const {
+  if (!mapped_) return;
+  constexpr std::uintptr_t kPage = 4096;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(parts_.addresses.data()) + kPage - 1) / kPage * kPage;
+  const auto end = reinterpret_cast<std::uintptr_t>(parts_.text.data() + parts_.text.size()) / kPage * kPage;
+  if (begin < end) static_cast<void>(::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED));
+}
+
 std::optional<SymbolTable> SymbolTable::from_parts(const Parts& parts, std::shared_ptr<const void> owner,
                                                    SymbolSource source, std::string origin) {
   const std::size_t count = parts.addresses.size();
@@ -157,6 +170,7 @@ std::optional<SymbolTable> SymbolTable::from_parts(const Parts& parts, std::shar
   table.origin_ = std::move(origin);
   table.parts_ = parts;
   table.owner_ = std::move(owner);
+  table.mapped_ = true;
   return table;
 }
 

@@ -93,6 +93,9 @@ class SymbolTable {
   std::size_t count_ambiguous() const;
   // What the table occupies, bytes.
   std::size_t memory() const;
+  // For after a few hundred lookups: what they have read of a mapped file no longer counts as this process's
+  // memory, and is read again from the page cache when it is needed.
+  void give_back_pages() const;
 
   // What a table consists of, for symbol_file.h.
   struct Parts {
@@ -104,7 +107,8 @@ class SymbolTable {
     AddressRange extent;
   };
   const Parts& parts() const { return parts_; }
-  // `owner` keeps the parts alive. nullopt unless they fit together so that no lookup leaves them.
+  // `owner`, a mapping of a file that has them one after another, keeps the parts alive. nullopt unless they
+  // fit together so that no lookup leaves them.
   static std::optional<SymbolTable> from_parts(const Parts& parts, std::shared_ptr<const void> owner,
                                                SymbolSource source, std::string origin);
 
@@ -113,6 +117,7 @@ class SymbolTable {
   std::pair<std::size_t, std::size_t> bucket(std::uint32_t hash) const;
 
   SymbolSource source_ = SymbolSource::kKallsyms;
+  bool mapped_ = false;  // parts_ lie in a file, one after another, as Parts has them
   std::string origin_;
   Parts parts_;
   std::shared_ptr<const void> owner_;  // of what parts_ refers to

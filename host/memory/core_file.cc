@@ -186,9 +186,10 @@ class CoreFile::Reader {
   Expected<> read_notes(const Elf64_Phdr& segment, std::uint64_t index) {
     auto there = contents(segment, index);
     if (!there) return std::unexpected(std::move(there.error()));
-    if (there->size() > kMaxNoteBytes)
-      return bad(
-          fmt::format("has {} bytes of notes; more than {} are not read", there->size(), kMaxNoteBytes));
+    // Of all segments: nothing keeps thousands of them from naming the same bytes.
+    note_bytes_ += there->size();
+    if (note_bytes_ > kMaxNoteBytes)
+      return bad(fmt::format("has {} bytes of notes; more than {} are not read", note_bytes_, kMaxNoteBytes));
     std::uint64_t at = 0;
     // A damaged note ends the list; kdump pads it with empty ones.
     while (const auto note = load<Elf64_Nhdr>(*there, at)) {
@@ -326,6 +327,7 @@ class CoreFile::Reader {
   std::string name_;
   std::uint64_t table_ = 0;
   std::uint64_t segments_ = 0;
+  std::uint64_t note_bytes_ = 0;
   bool process_ = false;
   std::vector<core::PrStatus> prstatus_;
   std::vector<core::QemuCpu> qemu_;

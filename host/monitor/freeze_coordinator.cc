@@ -50,6 +50,7 @@ Expected<void> FreezeCoordinator::set_traps() {
     addresses.push_back(trap.address + slide);
   }
   auto set = machine_.set_traps(std::move(addresses));
+  dumper_.symbols().give_back_pages();  // most runs ask for none of them again
   armed_ = set.has_value();
   return set;
 }

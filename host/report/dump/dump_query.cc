@@ -30,6 +30,7 @@ using google::protobuf::Reflection;
 // Holds both kinds of 64-bit numbers.
 __extension__ using Wide = __int128;
 
+constexpr std::size_t kLongestRegex = 200;
 constexpr std::size_t kLongestSubject = 4096;  // of a regular expression
 constexpr std::size_t kNamesShown = 12;
 
@@ -217,25 +218,68 @@ std::optional<Wide> parse_number(std::string_view text) {
   return negative ? -static_cast<Wide>(value) : static_cast<Wide>(value);
 }
 
-// POSIX regular expression. Back references and counted repetition are refused: with them an expression of a
-// few characters can take for ever, or all memory.
+// Behind the bracket expression that begins at `at`: "[]a]", "[^[:alpha:]]".
+std::size_t end_of_bracket(std::string_view text, std::size_t at) {
+  ++at;
+  if (at < text.size() && text[at] == '^') ++at;
+  if (at < text.size() && text[at] == ']') ++at;
+  for (; at < text.size() && text[at] != ']'; ++at) {
+    if (text[at] != '[' || at + 1 >= text.size()) continue;
+    const char kind = text[at + 1];
+    if (kind != ':' && kind != '.' && kind != '=') continue;
+    const std::size_t end = text.find(std::string{kind, ']'}, at + 2);
+    if (end == std::string_view::npos) return text.size();
+    at = end + 1;
+  }
+  return std::min(at + 1, text.size());
+}
+
+// What the C library would need for ever, or all memory, for; nullptr: nothing. It copies what is counted or
+// followed by '+', so that each repetition around another one doubles the expression.
+const char* unbounded_part(std::string_view text) {
+  std::vector<bool> groups(1);  // whether a repetition is inside, the innermost group last
+  bool repeats = false;         // the part that ends here holds a repetition
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    const char c = text[at];
+    if (c == '*' || c == '+' || c == '?') {
+      if (repeats)
+        return "a repetition of what has a repetition inside is not supported in a regular expression";
+      repeats = groups.back() = true;
+      continue;
+    }
+    repeats = false;
+    if (c == '\\') {
+      ++at;
+      if (at < text.size() && std::isdigit(static_cast<unsigned char>(text[at])) != 0)
+        return "back references are not supported in a regular expression";
+    } else if (c == '{') {
+      return "counted repetition {n} is not supported in a regular expression; write \\{ for the character";
+    } else if (c == '[') {
+      at = end_of_bracket(text, at) - 1;
+    } else if (c == '(') {
+      groups.push_back(false);
+    } else if (c == ')' && groups.size() > 1) {
+      repeats = groups.back();
+      groups.pop_back();
+      if (repeats) groups.back() = true;
+    }
+  }
+  return nullptr;
+}
+
+// POSIX regular expression, without what takes the C library too long.
 class Regex {
  public:
   static Expected<std::shared_ptr<Regex>> compile(const Query& query, const QueryWord& word) {
     const std::string& text = word.text;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-      if (text[i] == '\\') {
-        ++i;
-        if (i < text.size() && std::isdigit(static_cast<unsigned char>(text[i])) != 0) {
-          return std::unexpected(query_error(query.text, word.column,
-                                             "back references are not supported in a regular expression"));
-        }
-      } else if (text[i] == '{') {
-        return std::unexpected(query_error(
-            query.text, word.column,
-            "counted repetition {n} is not supported in a regular expression; write \\{ for the character"));
-      }
+    if (text.size() > kLongestRegex) {
+      return std::unexpected(
+          query_error(query.text, word.column,
+                      fmt::format("this regular expression has {} characters; at most {} are possible",
+                                  text.size(), kLongestRegex)));
     }
+    if (const char* why = unbounded_part(text); why != nullptr)
+      return std::unexpected(query_error(query.text, word.column, why));
     auto made = std::make_shared<Regex>();
     if (const int error = ::regcomp(&made->regex_, text.c_str(), REG_EXTENDED | REG_NOSUB); error != 0) {
       char why[200] = {};

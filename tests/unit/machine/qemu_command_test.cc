@@ -74,8 +74,9 @@ TEST(QemuCommand, AGuestThatEndsLeavesQemuStopped) {
 TEST(QemuCommand, PortsAreInheritedDescriptors) {
   const auto argv = qemu_command(small_spec(), {.binary = "/q"});
   EXPECT_EQ(values(argv, "-chardev"),
-            (std::vector<std::string>{"socket,id=qmp,fd=3", "socket,id=gdb,fd=9", "file,id=serial,path=/proc/self/fd/4",
-                                      "socket,id=hvc,fd=5", "socket,id=frames,fd=6"}));
+            (std::vector<std::string>{"socket,id=qmp,fd=3", "socket,id=gdb,fd=9",
+                                      "file,id=serial,path=/proc/self/fd/4", "socket,id=hvc,fd=5",
+                                      "socket,id=frames,fd=6"}));
   EXPECT_EQ(value(argv, "-gdb"), "chardev:gdb");
   EXPECT_EQ(values(argv, "-device"),
             (std::vector<std::string>{"virtio-serial-pci,id=ports", "virtconsole,bus=ports.0,chardev=hvc",
@@ -118,9 +119,9 @@ TEST(QemuCommand, ADeterministicMachineHasNoClockButItsOwnAndNothingThatTheHosts
   EXPECT_EQ(value(argv, "-seed"), "18446744073709551615");
   EXPECT_EQ(value(argv, "-rtc"), "base=2026-01-01T00:00:00,clock=vm");
   EXPECT_EQ(values(argv, "-device"), (std::vector<std::string>{"isa-debugcon,iobase=0xe9,chardev=frames"}));
-  EXPECT_EQ(values(argv, "-chardev"),
-            (std::vector<std::string>{"socket,id=qmp,fd=3", "socket,id=gdb,fd=9", "file,id=serial,path=/proc/self/fd/4",
-                                      "file,id=frames,path=/proc/self/fd/6"}));
+  EXPECT_EQ(values(argv, "-chardev"), (std::vector<std::string>{"socket,id=qmp,fd=3", "socket,id=gdb,fd=9",
+                                                                "file,id=serial,path=/proc/self/fd/4",
+                                                                "file,id=frames,path=/proc/self/fd/6"}));
 }
 
 TEST(QemuCommand, AnOrdinaryMachineHasTheHostsClock) {

@@ -152,6 +152,17 @@ TEST(CoreFile, EveryTruncationIsSeen) {
   }
 }
 
+TEST(CoreFile, NotesOfAllSegmentsAreBounded) {
+  std::string bytes = core_of({{PT_NOTE, 0, std::string(CoreFile::kMaxNoteBytes / 2 + 1, '\0'), 0},
+                               {PT_NOTE, 0, "", 0},
+                               {PT_LOAD, 0, "ram", 0}});
+  EXPECT_TRUE(parse(bytes));
+  // The second segment names the bytes of the first.
+  char* const headers = bytes.data() + sizeof(Elf64_Ehdr);
+  std::memcpy(headers + sizeof(Elf64_Phdr), headers, sizeof(Elf64_Phdr));
+  EXPECT_THAT(refusal(bytes), HasSubstr("has 67108866 bytes of notes; more than 67108864 are not read"));
+}
+
 TEST(CoreFile, DamagedNotesEndTheList) {
   std::string notes = note("VMCOREINFO", 0, "fine");
   std::string bad = note("CORE", NT_PRSTATUS, std::string(336, 'x'));

@@ -49,6 +49,12 @@ TEST(DumpQuery, WhatIsNotSetMatchesOnlyNegations) {
   EXPECT_EQ(answer("tasks where comm!~\"e\" select pid"), "pid\n101\n102\n");
 }
 
+TEST(DumpQuery, RepetitionsBesideEachOther) {
+  for (const char* regex : {"^s*ta*l+ed?$", "[*+?]*st", "(s|x?)t", "\\+?st", "[[:alpha:]*]+d", "[]]*t"})
+    EXPECT_EQ(answer(std::string("tasks where pid=100 and comm~\"") + regex + "\" select pid"), "pid\n100\n")
+        << regex;
+}
+
 TEST(DumpQuery, JsonKeepsNumbers) {
   const auto rows =
       nlohmann::json::parse(answer("tasks where pid=100 select pid,flags,where,tid,comm", true));
@@ -90,6 +96,11 @@ TEST(DumpQuery, ErrorsPointAtThePlace) {
   EXPECT_THAT(answer("tasks where comm~\"(\""), HasSubstr("this is no regular expression"));
   EXPECT_THAT(answer("tasks where comm~\"(a)\\1\""), HasSubstr("back references"));
   EXPECT_THAT(answer("tasks where comm~\"a{9999}\""), HasSubstr("counted repetition"));
+  for (const char* regex : {"a++++++++++++++++++++++++++++++", "((((a+)+)*)+)?", "(a?b|c)*", "[]*]+*"}) {
+    EXPECT_THAT(answer(std::string("tasks where comm~\"") + regex + "\""),
+                HasSubstr("a repetition of what has a repetition inside"));
+  }
+  EXPECT_THAT(answer("tasks where comm~\"" + std::string(201, 'a') + "\""), HasSubstr("at most 200"));
   EXPECT_THAT(answer("tasks select pid.x"), HasSubstr("pid is no message"));
   EXPECT_THAT(answer(""), HasSubstr("expected a section"));
   EXPECT_THAT(answer(std::string(5000, 'x')), HasSubstr("at most 4096"));
