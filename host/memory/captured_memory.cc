@@ -3,6 +3,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <string_view>
 #include <utility>
 
@@ -10,6 +12,7 @@ namespace ktstr {
 namespace {
 
 constexpr std::size_t kPage = 4096;
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
 // Objects are captured in pieces of about this size; how many there will be is only a guess.
 constexpr std::size_t kBytesPerBlock = 128;
 
@@ -41,6 +44,7 @@ CapturedMemory::CapturedMemory(CapturedMemory&& other) noexcept {
 CapturedMemory& CapturedMemory::operator=(CapturedMemory&& other) noexcept {
   if (this == &other) return *this;
   clear();
+  mapping_ = std::exchange(other.mapping_, {});
   arena_ = std::exchange(other.arena_, {});
   present_ = std::exchange(other.present_, 0);
   used_ = std::exchange(other.used_, 0);
@@ -51,7 +55,8 @@ CapturedMemory& CapturedMemory::operator=(CapturedMemory&& other) noexcept {
 }
 
 void CapturedMemory::clear() {
-  if (!arena_.empty()) ::munmap(arena_.data(), arena_.size());
+  if (!mapping_.empty()) ::munmap(mapping_.data(), mapping_.size());
+  mapping_ = {};
   arena_ = {};
   present_ = 0;
   used_ = 0;
@@ -66,10 +71,15 @@ bool CapturedMemory::prepare(std::size_t bytes) {
   used_ = 0;
   sealed_ = false;
   if (arena_.empty()) {
-    void* const at = ::mmap(nullptr, kMaxBytes, PROT_READ | PROT_WRITE,
+    void* const at = ::mmap(nullptr, kMaxBytes + kHugePage, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) return false;
-    arena_ = {static_cast<std::byte*>(at), kMaxBytes};
+    mapping_ = {static_cast<std::byte*>(at), kMaxBytes + kHugePage};
+    const auto misplaced = std::bit_cast<std::uintptr_t>(at) % kHugePage;
+    arena_ = mapping_.subspan(misplaced == 0 ? 0 : kHugePage - misplaced, kMaxBytes);
+    // What goes beyond the prepared pages then costs one page fault for each 2 MiB. Where there are no huge
+    // pages it works all the same.
+    static_cast<void>(::madvise(arena_.data(), arena_.size(), MADV_HUGEPAGE));
   }
   for (bytes = std::min(bytes, kMaxBytes); present_ < bytes; present_ += kPage)
     arena_[present_] = std::byte{0};
