@@ -77,7 +77,7 @@ Expected<std::string> dump_run(const std::string& folder) {
     return fail(ErrorCode::kUsage,
                 fmt::format("the run in {} is over; its dumps, if it took any, are there", quote(folder)));
   // The run numbers its dumps itself; one that it takes by itself at the same moment will do as well.
-  const std::string next = dump_path(folder, first_free(folder));
+  std::string next = dump_path(folder, first_free(folder));
   if (::kill(owner->pid, SIGUSR1) != 0)
     return fail_errno(ErrorCode::kHost, fmt::format("cannot signal process {}", owner->pid));
   if (auto waited = wait_for(next, *owner); !waited) return std::unexpected(std::move(waited.error()));

@@ -153,6 +153,11 @@ bool FreezeCoordinator::worth_a_dump(const ExitTrap& trap, const VcpuRegisters& 
   return stop.kind >= least && stop.kind <= kMaxExitKind && exit_kind_of(*view, stop.sched) == 0;
 }
 
+// Of a guest that stands still anyway.
+void FreezeCoordinator::change_traps() {
+  if (auto set = set_traps(); !set) note("cannot change the traps: " + set.error().to_string());
+}
+
 bool FreezeCoordinator::on_trap(const MachineEvent& event) {
   Stop stop{.reason = "trap",
             .trap = trap_at(event.address),
@@ -174,10 +179,10 @@ bool FreezeCoordinator::on_trap(const MachineEvent& event) {
       add_exit_info("after the kernel's own dump");
       finish();
       await_kernel_dump_ = false;
-      static_cast<void>(set_traps());
+      change_traps();
     } else if (dumps_ < options_.max_dumps && worth_a_dump(*stop.trap, *registers, stop)) {
       await_kernel_dump_ = true;
-      static_cast<void>(set_traps());
+      change_traps();
       go_on = !options_.stop_on_trap;
       if (auto frozen = freeze(stop, go_on); !frozen) note("no dump: " + frozen.error().to_string());
       return go_on;
@@ -186,7 +191,7 @@ bool FreezeCoordinator::on_trap(const MachineEvent& event) {
     } else if (++idle_hits_ == kMaxIdleHits) {
       note(fmt::format("{} schedulers ended without an error: traps are off", kMaxIdleHits));
       traps_.clear();
-      static_cast<void>(set_traps());
+      change_traps();
     }
   }
   if (auto resumed = machine_.resume(); !resumed) note("cannot resume: " + resumed.error().to_string());

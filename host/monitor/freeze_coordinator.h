@@ -96,6 +96,7 @@ class FreezeCoordinator {
   };
 
   Expected<void> set_traps();
+  void change_traps();
   GuestMemory memory() const;
   std::vector<std::optional<VcpuRegisters>> all_registers();
   std::optional<Vmcoreinfo> read_vmcoreinfo() const;

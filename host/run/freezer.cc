@@ -97,7 +97,7 @@ void Freezer::on_hello(const ktstr::v1::GuestFacts& facts) {
 
 bool Freezer::on_trap(Machine& machine, const MachineEvent& event) {
   if (!coordinator_) {
-    static_cast<void>(machine.resume());
+    if (auto resumed = machine.resume(); !resumed) note("cannot resume: " + resumed.error().to_string());
     return true;
   }
   const bool go_on = coordinator_->on_trap(event);

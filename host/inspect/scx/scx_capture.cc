@@ -41,7 +41,7 @@ class ScxWalk {
     idle_masks();
     cpus();
     scheds();
-    for (std::size_t i = 0; i < objects_.scheds.size(); ++i) sched_dsqs(objects_.scheds[i].sched);
+    for (const SchedObjects& sched : objects_.scheds) sched_dsqs(sched.sched);
     if (plan_.sched.legacy) legacy_dsqs();
     scx_tasks();
     task_tree();
@@ -69,7 +69,8 @@ class ScxWalk {
     return place ? pointer(object + place->offset) : Kva();
   }
   void keep(Kva kva, std::uint64_t size) {
-    static_cast<void>(captured_.capture(memory_, kva, size, budget_));
+    // What could not be copied is a fault when it is looked for.
+    [[maybe_unused]] const auto kept = captured_.capture(memory_, kva, size, budget_);
   }
 
   void globals() {
@@ -556,8 +557,8 @@ Kva capture_exit_info(const ScxPlan& plan, const GuestKernel& kernel, KernelRead
   plan.exit_info.capture(captured, memory, *info, budget);
   const auto keep_text = [&](const std::optional<Place>& place, std::uint64_t size) {
     const auto target = place ? memory.read<Kva>(*info + place->offset, budget) : FaultOr<Kva>(Kva());
-    if (target && target->value() != 0 && size > 0)
-      static_cast<void>(captured.capture(memory, *target, size, budget));
+    if (target && target->value() != 0 && size > 0) [[maybe_unused]]
+      const auto kept = captured.capture(memory, *target, size, budget);
   };
   if (plan.exit_bt_len) {
     const auto length = memory.read<std::uint32_t>(*info + plan.exit_bt_len->offset, budget);

@@ -137,7 +137,7 @@ Expected<ScxCaptured> ScxDumper::capture(const StoppedGuest& guest, Kva sched, C
   if (!captured.memory.prepare(0)) return fail(ErrorCode::kHost, "no address space is left for a dump");
   ReadBudget budget(1 << 20, 10'000);
   // Not there yet in early boot: then there are no CPUs in the dump, and it says why.
-  static_cast<void>(kernel_->load_per_cpu_offsets({types_, *memory, budget}));
+  [[maybe_unused]] const auto loaded = kernel_->load_per_cpu_offsets({types_, *memory, budget});
   CaptureHints hints{.sched = sched, .stack_pointers = {}};
   for (const auto& one : guest.registers)
     hints.stack_pointers.push_back(one && (one->cs & 3) == 0 ? Kva(one->rsp) : Kva());

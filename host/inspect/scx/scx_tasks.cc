@@ -96,32 +96,26 @@ class TaskSection {
     }
   }
 
-  void place(Task& task, const TaskObjects& objects) {
-    const ScxConstants& constants = in_.plan.constants;
-    const bool running = running_.contains(objects.task);
-    const auto queued = queued_.find(objects.task);
-    const std::uint64_t opss = task.ops_state() & constants.opss_mask;
+  Task::Where where_of(const Task& task, const TaskObjects& objects) const {
+    const std::uint64_t opss = task.ops_state() & in_.plan.constants.opss_mask;
     const bool transit = task.ops_state_name() == "QUEUEING" || task.ops_state_name() == "DISPATCHING" ||
                          (task.has_holding_cpu() && task.holding_cpu() >= 0);
-    const bool ext = task.sched_class() == "ext_sched_class";
+    const bool dead = (task.task_flags() & kPfExiting) != 0 || (task.__state() & kTaskDead) != 0;
+    if (running_.contains(objects.task)) return Task::RUNNING;
+    if (task.exit_state() != 0 || dead) return Task::EXITING;
+    if (objects.has(TaskSource::kIdle)) return Task::SLEEPING;  // its CPU has work
+    if (queued_.contains(objects.task) || task.dsq() != 0) return Task::ON_DSQ;
+    if (transit) return Task::IN_TRANSIT;
+    if (opss != 0) return Task::OWNED_BY_BPF;
+    if (task.on_rq() == 0) return Task::SLEEPING;
+    return task.sched_class() == "ext_sched_class" ? Task::IN_TRANSIT : Task::RUNNABLE_OTHER_CLASS;
+  }
+
+  void place(Task& task, const TaskObjects& objects) {
+    const auto queued = queued_.find(objects.task);
     if (queued != queued_.end()) on_dsq(task, queued->second);
-    if (running)
-      task.set_where(Task::RUNNING);
-    else if (task.exit_state() != 0 || (task.task_flags() & kPfExiting) != 0 ||
-             (task.__state() & kTaskDead) != 0)
-      task.set_where(Task::EXITING);
-    else if (objects.has(TaskSource::kIdle))
-      task.set_where(Task::SLEEPING);  // its CPU has work
-    else if (queued != queued_.end() || task.dsq() != 0)
-      task.set_where(Task::ON_DSQ);
-    else if (transit)
-      task.set_where(Task::IN_TRANSIT);
-    else if (opss != 0)
-      task.set_where(Task::OWNED_BY_BPF);
-    else if (task.on_rq() != 0)
-      task.set_where(ext ? Task::IN_TRANSIT : Task::RUNNABLE_OTHER_CLASS);
-    else
-      task.set_where(Task::SLEEPING);
+    task.set_where(where_of(task, objects));
+    const bool running = task.where() == Task::RUNNING;
     // runnable_at is set when a task enters the runnable list, which the watchdog looks through.
     if (runnable_.contains(objects.task) && !running && task.has_runnable_at() && in_.input.hz != 0) {
       task.set_waiting_ms(in_.ms(static_cast<std::int64_t>(in_.jiffies - task.runnable_at())));
