@@ -3,8 +3,6 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <bit>
-#include <cstdint>
 #include <string_view>
 #include <utility>
 
@@ -12,7 +10,6 @@ namespace ktstr {
 namespace {
 
 constexpr std::size_t kPage = 4096;
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
 // Objects are captured in pieces of about this size; how many there will be is only a guess.
 constexpr std::size_t kBytesPerBlock = 128;
 
@@ -44,7 +41,6 @@ CapturedMemory::CapturedMemory(CapturedMemory&& other) noexcept {
 CapturedMemory& CapturedMemory::operator=(CapturedMemory&& other) noexcept {
   if (this == &other) return *this;
   clear();
-  mapping_ = std::exchange(other.mapping_, {});
   arena_ = std::exchange(other.arena_, {});
   present_ = std::exchange(other.present_, 0);
   used_ = std::exchange(other.used_, 0);
@@ -55,8 +51,7 @@ CapturedMemory& CapturedMemory::operator=(CapturedMemory&& other) noexcept {
 }
 
 void CapturedMemory::clear() {
-  if (!mapping_.empty()) ::munmap(mapping_.data(), mapping_.size());
-  mapping_ = {};
+  if (!arena_.empty()) ::munmap(arena_.data(), arena_.size());
   arena_ = {};
   present_ = 0;
   used_ = 0;
@@ -71,15 +66,10 @@ bool CapturedMemory::prepare(std::size_t bytes) {
   used_ = 0;
   sealed_ = false;
   if (arena_.empty()) {
-    void* const at = ::mmap(nullptr, kMaxBytes + kHugePage, PROT_READ | PROT_WRITE,
+    void* const at = ::mmap(nullptr, kMaxBytes, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (at == MAP_FAILED) return false;
-    mapping_ = {static_cast<std::byte*>(at), kMaxBytes + kHugePage};
-    const auto misplaced = std::bit_cast<std::uintptr_t>(at) % kHugePage;
-    arena_ = mapping_.subspan(misplaced == 0 ? 0 : kHugePage - misplaced, kMaxBytes);
-    // What goes beyond the prepared pages then costs one page fault for each 2 MiB. Where there are no huge
-    // pages it works all the same.
-    static_cast<void>(::madvise(arena_.data(), arena_.size(), MADV_HUGEPAGE));
+    arena_ = {static_cast<std::byte*>(at), kMaxBytes};
   }
   for (bytes = std::min(bytes, kMaxBytes); present_ < bytes; present_ += kPage)
     arena_[present_] = std::byte{0};

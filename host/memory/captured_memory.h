@@ -61,8 +61,7 @@ class CapturedMemory : public KernelReader {
   // Captured bytes from `kva` to the end of their block; empty when it is not captured.
   std::span<const std::byte> run_at(Kva kva) const;
 
-  std::span<std::byte> mapping_;
-  std::span<std::byte> arena_;  // kMaxBytes of it, aligned to huge pages
+  std::span<std::byte> arena_;  // kMaxBytes of address space
   std::size_t present_ = 0;     // bytes whose pages were touched
   std::size_t used_ = 0;
   std::vector<Block> blocks_;  // after seal(): ascending, without overlap

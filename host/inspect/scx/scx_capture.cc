@@ -8,16 +8,14 @@
 #include <fmt/format.h>
 
 #include "host/inspect/walk/kva_set.h"
+#include "host/inspect/walk/object_tree.h"
 #include "host/inspect/walk/rb_tree.h"
 #include "host/inspect/walk/rhashtable.h"
 
 namespace ktstr {
 namespace {
 
-constexpr std::uint32_t kMaxNodes = 1024;  // NUMA nodes, MAX_NUMNODES
 constexpr std::uint64_t kMaxCgroupDepth = 64;
-constexpr std::uint64_t kMaxBuffer = 1024;   // entries of a dispatch buffer
-constexpr std::uint64_t kMaxBacktrace = 64;  // SCX_EXIT_BT_LEN
 
 constexpr std::array<std::string_view, 3> kKickSyncs = {"scx_kick_syncs", "scx_kick_pseqs",
                                                         "scx_kick_cpus_pnt_seqs"};
@@ -96,7 +94,7 @@ class ScxWalk {
   }
 
   void idle_masks() {
-    for (const std::string_view name : {"scx_idle_global_masks", "idle_masks"}) {
+    for (const std::string_view name : kIdleMasks) {
       if (const auto at = kernel_.symbol(name)) {
         idle_mask_pair(*at);
         break;
@@ -119,7 +117,7 @@ class ScxWalk {
     const auto count = memory_.read<std::uint32_t>(*at, budget_);
     if (!count) return 1;
     keep(*at, 4);
-    return std::clamp<std::uint32_t>(*count, 1, kMaxNodes);
+    return std::clamp<std::uint32_t>(*count, 1, kMaxNumaNodes);
   }
 
   // -------------------------------------------------------------------------------------------------------------------
@@ -217,16 +215,15 @@ class ScxWalk {
     return area.value() != 0 ? kernel_.per_cpu_pointer(area, cpu) : std::nullopt;
   }
 
-  // struct scx_dsp_ctx {rq, cursor, nr_tasks, buf[]}.
   void dispatch_buffer(Kva context) {
-    keep(context, 16);
-    const auto cursor = memory_.read<std::uint32_t>(context + 8, budget_);
-    if (!cursor || plan_.sched_cpu.buffer_entry == 0) return;
-    const std::uint64_t entries = std::min<std::uint64_t>(*cursor, kMaxBuffer);
-    for (std::uint64_t i = 0; i < entries; ++i) {
-      const Kva entry = context + 16 + i * plan_.sched_cpu.buffer_entry;
-      keep(entry, plan_.sched_cpu.buffer_entry);
-      add_task(pointer(entry), TaskSource::kDispatchBuffer);
+    if (!plan_.dispatch_buffer) return;
+    const DispatchBufferPlan& plan = *plan_.dispatch_buffer;
+    keep(context + plan.cursor, sizeof(std::uint32_t));
+    const auto cursor = memory_.read<std::uint32_t>(context + plan.cursor, budget_);
+    for (std::uint32_t i = 0; cursor && i < std::min(*cursor, kMaxDispatchEntries); ++i) {
+      const Kva entry = context + plan.entries + i * plan.entry.type().size;
+      plan.entry.capture(captured_, memory_, entry, budget_);
+      add_task(pointer(entry + plan.task), TaskSource::kDispatchBuffer);
     }
   }
 
@@ -241,15 +238,7 @@ class ScxWalk {
     if (first.value() == 0 && hints_.sched.value() == 0) {
       if (root) absent("schedulers", "scx_root is NULL: no scheduler is attached");
     }
-    add_sched(first, Kva());
-    for (std::size_t i = 0; i < objects_.scheds.size() && objects_.scheds.size() < limits_.max_scheds; ++i) {
-      const Kva parent = objects_.scheds[i].sched;
-      if (!plan_.sched.children || !plan_.sched.sibling) break;
-      const ListContents list =
-          walk_list(memory_, budget_, parent + plan_.sched.children->offset, limits_.max_scheds);
-      note_break(fmt::format("children of scheduler {}", parent), list);
-      for (const Kva node : list.nodes) add_sched(node - plan_.sched.sibling->offset, parent);
-    }
+    sched_tree(first);
     // Those that the tree does not lead to: being attached, or on their way out.
     if (const auto all = kernel_.symbol("scx_sched_all"); all && plan_.sched.all) {
       const ListContents list = walk_list(memory_, budget_, *all, limits_.max_scheds);
@@ -257,6 +246,16 @@ class ScxWalk {
       for (const Kva node : list.nodes) add_sched(node - plan_.sched.all->offset, Kva());
     }
     add_sched(hints_.sched, Kva());
+  }
+
+  void sched_tree(Kva root) {
+    if (root.value() == 0 || !plan_.sched.children || !plan_.sched.sibling) return add_sched(root, Kva());
+    const ObjectTree tree =
+        walk_object_tree(memory_, budget_, root, {plan_.sched.children->offset, plan_.sched.sibling->offset},
+                         limits_.max_scheds);
+    for (const WalkBreak& broken : tree.breaks) flaw("scheduler tree, " + broken.path, broken.what());
+    for (const TreeObject& one : tree.objects)
+      add_sched(one.object, one.depth == 0 ? Kva() : tree.objects[one.parent].object);
   }
 
   void note_break(std::string path, const ListContents& list) {
@@ -353,7 +352,7 @@ class ScxWalk {
         walk_rhashtable(memory_, budget_, table, *plan_.dsq_table, {.nodes = limits_.max_dsqs});
     for (const WalkBreak& broken : contents.breaks.kept) {
       // A table that was never made is no damage: no scheduler has been attached yet.
-      if (broken.kind != WalkBreak::Kind::kUninitialised) flaw("dsq_hash." + broken.path, broken.to_string());
+      if (broken.kind != WalkBreak::Kind::kUninitialised) flaw("dsq_hash." + broken.path, broken.what());
     }
     for (const Kva node : contents.nodes)
       add_dsq(node - plan_.dsq.hash_node->offset, ktstr::v1::Dsq::USER, std::nullopt, sched);
@@ -448,7 +447,6 @@ class ScxWalk {
         continue;
       }
       if ((*flags & plan_.constants.task_cursor) != 0) continue;  // no task around it
-      ++objects_.scx_tasks_length;
       add_task(task, TaskSource::kScxTasks);
     }
   }
@@ -465,10 +463,7 @@ class ScxWalk {
     for (const Kva node : leaders.nodes) threads_of(node - plan_.task.tasks->offset);
   }
 
-  void add_tree_task(Kva task) {
-    ++objects_.task_tree_length;
-    add_task(task, TaskSource::kTaskTree);
-  }
+  void add_tree_task(Kva task) { add_task(task, TaskSource::kTaskTree); }
 
   void threads_of(Kva leader) {
     const Kva signal = plan_.task.has_threads ? pointer(leader, plan_.task.signal) : Kva();

@@ -90,8 +90,6 @@ struct ScxObjects {
   std::vector<Flaw> flaws;
   // Layers that were not walked, with the reason.
   std::vector<ktstr::v1::Absence> absent;
-  // How many entries scx_tasks and the tree had (cursors not counted).
-  std::size_t scx_tasks_length = 0, task_tree_length = 0;
   bool scx_tasks_walked = false, task_tree_walked = false;
   // A limit ended the walk: what it was.
   std::string incomplete;

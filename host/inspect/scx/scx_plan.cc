@@ -51,7 +51,6 @@ RqPlan make_rq(const KernelTypes& types, std::size_t mask_bytes) {
        "scx.deferred_irq_work", "scx.kick_cpus_irq_work", "scx.ddsp_deferred_locals",
        "scx.deferred_reenq_locals", "scx.deferred_reenq_users", "scx.sub_dispatch_prev"});
   StructLayout& layout = rq.layout;
-  rq.scx = layout.need(types, "Cpu.scx", {"scx"});
   rq.curr = layout.need(types, "Cpu.curr", {"curr"});
   rq.donor = layout.want(types, {"donor"});
   rq.idle = layout.need(types, "Cpu.idle", {"idle"});
@@ -134,7 +133,6 @@ SchedCpuPlan make_sched_cpu(const KernelTypes& types, std::size_t mask_bytes) {
   plan.bypass_dsq = plan.layout.want(types, {"bypass_dsq"});
   plan.event_stats = plan.layout.want(types, {"event_stats"});
   plan.dispatch_context = plan.layout.want(types, {"dsp_ctx"});
-  if (const auto entry = types.find_struct("scx_dsp_buf_ent")) plan.buffer_entry = entry->size;
   return plan;
 }
 
@@ -145,8 +143,6 @@ DsqPlan make_dsq(const KernelTypes& types, std::size_t mask_bytes) {
   dsq.list = dsq.layout.need(types, "Dsq.tasks", {"list"});
   dsq.priq = dsq.layout.need(types, "Dsq.priq_nodes", {"priq.rb_node"});
   dsq.id = dsq.layout.want(types, {"id"});
-  dsq.nr = dsq.layout.want(types, {"nr"});
-  dsq.first_task = dsq.layout.want(types, {"first_task"});
   dsq.hash_node = dsq.layout.need(types, "user DSQs", {"hash_node"});
   return dsq;
 }
@@ -157,13 +153,6 @@ TaskPlan make_task(const KernelTypes& types, std::size_t mask_bytes) {
                              {"scx.dsq_list", "scx.dsq_priq", "scx.runnable_node", "scx.tasks_node",
                               "scx.tid_hash_node", "scx.kf_tasks"});
   StructLayout& layout = task.layout;
-  task.pid = layout.need(types, "Task.pid", {"pid"});
-  task.comm = layout.need(types, "Task.comm", {"comm"});
-  task.state = layout.need(types, "Task.state", {"__state", "state"});
-  task.exit_state = layout.want(types, {"exit_state"});
-  task.sched_class = layout.want(types, {"sched_class"});
-  task.on_cpu = layout.want(types, {"on_cpu"});
-  task.cpu = layout.need(types, "Task.cpu", {"thread_info.cpu", "cpu"});
   task.tasks = layout.need(types, "the task tree", {"tasks"});
   task.thread_node = layout.need(types, "threads", {"thread_node"});
   task.signal = layout.need(types, "threads", {"signal"});
@@ -172,16 +161,10 @@ TaskPlan make_task(const KernelTypes& types, std::size_t mask_bytes) {
   task.cgroups = layout.want(types, {"cgroups"});
   task.tasks_node = layout.need(types, "scx_tasks", {"scx.tasks_node"});
   task.runnable_node = layout.need(types, "runnable lists", {"scx.runnable_node"});
-  task.runnable_at = layout.want(types, {"scx.runnable_at"});
   task.dsq_node = layout.need(types, "contents of DSQs", {"scx.dsq_list.node", "scx.dsq_node.list"});
   task.dsq_node_flags = layout.want(types, {"scx.dsq_list.flags"});
   task.dsq_priq = layout.need(types, "vtime order of DSQs", {"scx.dsq_priq", "scx.dsq_node.priq"});
-  task.dsq = layout.want(types, {"scx.dsq"});
   task.flags = layout.want(types, {"scx.flags"});
-  task.ops_state = layout.want(types, {"scx.ops_state.counter"});
-  task.holding_cpu = layout.want(types, {"scx.holding_cpu"});
-  task.dsq_vtime = layout.want(types, {"scx.dsq_vtime"});
-  task.slice = layout.want(types, {"scx.slice"});
   if (const auto head = types.place("signal_struct", "thread_head")) {
     task.thread_head = head->offset;
     task.has_threads = task.signal && task.thread_node;
@@ -197,6 +180,16 @@ std::optional<Place> place_of(const KernelTypes& types, std::string_view type,
     if (auto place = types.place(type, path)) return std::move(*place);
   }
   return std::nullopt;
+}
+
+std::optional<DispatchBufferPlan> make_dispatch_buffer(const KernelTypes& types, std::size_t mask_bytes) {
+  const auto cursor = place_of(types, "scx_dsp_ctx", {"cursor"});
+  const auto entries = place_of(types, "scx_dsp_ctx", {"buf"});
+  const auto task = place_of(types, "scx_dsp_buf_ent", {"task"});
+  if (!cursor || cursor->type.size != sizeof(std::uint32_t) || !entries || !task) return std::nullopt;
+  return DispatchBufferPlan{cursor->offset, entries->offset,
+                            StructLayout(types, ktstr::v1::DispatchBufferEntry::descriptor(), mask_bytes),
+                            task->offset};
 }
 
 std::optional<RhashtableOffsets> make_table(const KernelTypes& types) {
@@ -223,10 +216,7 @@ ScxConstants make_constants(const KernelTypes& types) {
     return types.enumerator(name).value_or(fallback);
   };
   constants.task_cursor = value("SCX_TASK_CURSOR", std::uint64_t{1} << 31) & 0xffffffff;
-  constants.queued = value("SCX_TASK_QUEUED", 1);
   constants.lnode_cursor = value("SCX_DSQ_LNODE_ITER_CURSOR", 1);
-  constants.on_priq = value("SCX_TASK_DSQ_ON_PRIQ", 1);
-  constants.dsq_invalid = value("SCX_DSQ_INVALID", 0);
   constants.opss_shift = static_cast<std::uint32_t>(value("SCX_OPSS_QSEQ_SHIFT", 2) & 63);
   constants.opss_mask = (std::uint64_t{1} << constants.opss_shift) - 1;
   constants.state_shift = static_cast<std::uint32_t>(value("SCX_TASK_STATE_SHIFT", 8) & 31);
@@ -300,7 +290,7 @@ ScxPlan make_scx_plan(const KernelTypes& types, std::uint32_t max_cpus) {
   plan.exit_bt = plan.exit_info.want(types, {"bt"});
   plan.exit_bt_len = plan.exit_info.want(types, {"bt_len"});
   plan.exit_dump = plan.exit_info.want(types, {"dump"});
-  plan.buffer_entry = StructLayout(types, ktstr::v1::DispatchBufferEntry::descriptor(), mask_bytes);
+  plan.dispatch_buffer = make_dispatch_buffer(types, mask_bytes);
   plan.pnode_global_dsq = place_of(types, "scx_sched_pnode", {"global_dsq"});
   if (const auto stats = types.find_struct("scx_event_stats")) {
     plan.event_stats_size = stats->size;
@@ -333,8 +323,10 @@ namespace {
 
 // Every layout of a plan.
 std::vector<const StructLayout*> layouts(const ScxPlan& plan) {
-  return {&plan.rq.layout,   &plan.sched.layout, &plan.sched_cpu.layout, &plan.dsq.layout,
-          &plan.task.layout, &plan.exit_info,    &plan.buffer_entry};
+  std::vector<const StructLayout*> all = {&plan.rq.layout,  &plan.sched.layout, &plan.sched_cpu.layout,
+                                          &plan.dsq.layout, &plan.task.layout,  &plan.exit_info};
+  if (plan.dispatch_buffer) all.push_back(&plan.dispatch_buffer->entry);
+  return all;
 }
 
 }  // namespace

@@ -6,10 +6,12 @@
 // in struct scx_sched; `Legacy` says so.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "host/inspect/struct_layout.h"
@@ -17,6 +19,13 @@
 #include "host/kernel/kernel_types.h"
 
 namespace ktstr {
+
+// Bounds of what a kernel may have; the guest's own numbers are cut to them.
+inline constexpr std::uint32_t kMaxNumaNodes = 1024;        // MAX_NUMNODES
+inline constexpr std::uint32_t kMaxDispatchEntries = 1024;  // SCX_DSP_MAX_BATCH and more
+inline constexpr std::uint64_t kMaxBacktrace = 64;          // SCX_EXIT_BT_LEN
+// What the pair of idle masks is called: since 6.14, before.
+inline constexpr std::array<std::string_view, 2> kIdleMasks = {"scx_idle_global_masks", "idle_masks"};
 
 // One global of ScxGlobals.
 struct GlobalField {
@@ -32,7 +41,7 @@ struct GlobalField {
 // struct rq and what it contains.
 struct RqPlan {
   StructLayout layout;
-  std::optional<Place> scx, curr, donor, idle, runnable_list, ddsp_deferred_locals, deferred_reenq_locals,
+  std::optional<Place> curr, donor, idle, runnable_list, ddsp_deferred_locals, deferred_reenq_locals,
       deferred_reenq_users, sub_dispatch_prev;
   // Dispatch queues inside of it.
   std::optional<Place> local_dsq, bypass_dsq, reject_dsq, rescue_dsq;
@@ -51,20 +60,17 @@ struct SchedPlan {
 struct SchedCpuPlan {
   StructLayout layout;
   std::optional<Place> bypass_dsq, event_stats, dispatch_context;
-  std::uint64_t buffer_entry = 0;  // bytes of an entry
 };
 
 struct DsqPlan {
   StructLayout layout;
-  std::optional<Place> list, priq, hash_node, id, nr, first_task;
+  std::optional<Place> list, priq, hash_node, id;
 };
 
 struct TaskPlan {
   StructLayout layout;
-  std::optional<Place> pid, comm, state, exit_state, sched_class, on_cpu, tasks, thread_node, signal, stack,
-      thread_sp, cgroups;
-  std::optional<Place> tasks_node, runnable_node, runnable_at, dsq_node, dsq_node_flags, dsq_priq, dsq, flags,
-      ops_state, holding_cpu, dsq_vtime, slice, cpu;
+  std::optional<Place> tasks, thread_node, signal, stack, thread_sp, cgroups;
+  std::optional<Place> tasks_node, runnable_node, dsq_node, dsq_node_flags, dsq_priq, flags;
   std::uint64_t thread_head = 0;  // of struct signal_struct
   bool has_threads = false;
   std::uint64_t stack_bytes = 0;  // THREAD_SIZE
@@ -75,13 +81,18 @@ struct CgroupPlan {
   std::optional<Place> dfl_cgrp, kn, name, parent;
 };
 
+// struct scx_dsp_ctx: what a CPU has decided to dispatch and not yet dispatched.
+struct DispatchBufferPlan {
+  std::uint64_t cursor = 0;   // entries in use, u32
+  std::uint64_t entries = 0;  // the first
+  StructLayout entry;         // its size is the distance to the next
+  std::uint64_t task = 0;     // in an entry
+};
+
 // Values that differ between kernels, from their enums.
 struct ScxConstants {
   std::uint64_t task_cursor = 0;    // SCX_TASK_CURSOR, in sched_ext_entity.flags
-  std::uint64_t queued = 0;         // SCX_TASK_QUEUED
   std::uint64_t lnode_cursor = 0;   // SCX_DSQ_LNODE_ITER_CURSOR
-  std::uint64_t on_priq = 0;        // SCX_TASK_DSQ_ON_PRIQ
-  std::uint64_t dsq_invalid = 0;    // SCX_DSQ_INVALID
   std::uint64_t opss_mask = 3;      // SCX_OPSS_STATE_MASK
   std::uint32_t opss_shift = 2;     // SCX_OPSS_QSEQ_SHIFT
   std::uint64_t state_mask = 0;     // SCX_TASK_STATE_MASK
@@ -102,7 +113,7 @@ struct ScxPlan {
   TaskPlan task;
   CgroupPlan cgroup;
   StructLayout exit_info;
-  StructLayout buffer_entry;
+  std::optional<DispatchBufferPlan> dispatch_buffer;
   std::optional<Place> exit_bt, exit_bt_len, exit_dump, pnode_global_dsq;
   // Counters of struct scx_event_stats, by name.
   std::vector<Place> event_counters;
@@ -116,8 +127,6 @@ struct ScxPlan {
   ScxConstants constants;
   // For the renderer: names of the bits of flags.
   std::vector<ktstr::v1::EnumTable> enum_tables;
-  // Why sched_ext cannot be read at all ("the kernel has no BTF"); empty: it can.
-  std::string nothing;
 
   std::size_t mask_bytes() const { return (max_cpus + 63) / 64 * 8; }
   // All that the layouts lack.

@@ -10,10 +10,6 @@
 namespace ktstr {
 namespace {
 
-constexpr std::uint32_t kMaxNodes = 1024;
-constexpr std::uint64_t kMaxEntries = 1024;
-constexpr std::uint64_t kMaxBacktrace = 64;
-
 std::uint64_t sign_extended(std::uint64_t value, std::uint32_t size) {
   const std::uint32_t shift = 64 - 8 * size;
   return static_cast<std::uint64_t>(static_cast<std::int64_t>(value << shift) >> shift);
@@ -77,7 +73,7 @@ std::string mask_at(Inspection& in, Kva at, const std::string& path) {
 
 void inspect_idle_masks(Inspection& in) {
   auto& globals = *in.dump.mutable_globals();
-  for (const std::string_view name : {"scx_idle_global_masks", "idle_masks"}) {
+  for (const std::string_view name : kIdleMasks) {
     const auto at = in.kernel.symbol(name);
     if (!at) continue;
     globals.set_idle_cpus(mask_at(in, *at + in.plan.idle_cpu, std::string(name) + ".cpu"));
@@ -89,7 +85,8 @@ void inspect_idle_masks(Inspection& in) {
   const auto count_at = in.kernel.symbol("nr_node_ids");
   const auto count =
       count_at ? in.memory.read<std::uint32_t>(*count_at, in.budget) : FaultOr<std::uint32_t>(1U);
-  for (std::uint32_t node = 0; table.value() != 0 && count && node < std::min(*count, kMaxNodes); ++node) {
+  for (std::uint32_t node = 0; table.value() != 0 && count && node < std::min(*count, kMaxNumaNodes);
+       ++node) {
     const Kva masks = in.pointer(table + std::uint64_t{8} * node);
     globals.add_idle_cpus_by_node(
         masks.value() == 0
@@ -168,17 +165,17 @@ void inspect_sched(Inspection& in, const SchedObjects& objects) {
 
 void inspect_dispatch_buffer(Inspection& in, Kva context, const std::string& path,
                              google::protobuf::RepeatedPtrField<ktstr::v1::DispatchBufferEntry>& entries) {
-  const auto cursor = in.memory.read<std::uint32_t>(context + 8, in.budget);
+  if (!in.plan.dispatch_buffer) return;
+  const DispatchBufferPlan& plan = *in.plan.dispatch_buffer;
+  const auto cursor = in.memory.read<std::uint32_t>(context + plan.cursor, in.budget);
   if (!cursor) return in.fault(path + ".dsp_ctx", cursor.error());
-  const StructLayout& layout = in.plan.buffer_entry;
-  if (!layout.known() || layout.type().size == 0) return;
-  if (*cursor > kMaxEntries)
-    in.faults.add(path + ".dsp_ctx.cursor", fmt::format("{} is more than {}", *cursor, kMaxEntries));
-  for (std::uint32_t i = 0; i < std::min<std::uint64_t>(*cursor, kMaxEntries); ++i) {
+  if (*cursor > kMaxDispatchEntries)
+    in.faults.add(path + ".dsp_ctx.cursor", fmt::format("{} is more than {}", *cursor, kMaxDispatchEntries));
+  for (std::uint32_t i = 0; i < std::min(*cursor, kMaxDispatchEntries); ++i) {
     const std::string here = fmt::format("{}.dsp_ctx.buf[{}]", path, i);
-    const Kva at = context + 16 + i * layout.type().size;
+    const Kva at = context + plan.entries + i * plan.entry.type().size;
     auto& entry = *entries.Add();
-    layout.fill(entry, layout.copy(in.memory, at, here, in.faults, in.budget), here, in.around());
+    plan.entry.fill(entry, plan.entry.copy(in.memory, at, here, in.faults, in.budget), here, in.around());
     if (const auto* task = in.find_task(Kva(entry.task()))) {
       entry.set_pid(task->pid());
       entry.set_comm(task->comm());

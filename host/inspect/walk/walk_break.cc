@@ -28,33 +28,28 @@ const char* to_text(WalkBreak::Kind kind) {
   return "unknown";
 }
 
-namespace {
-
-std::string describe(const WalkBreak& broken) {
-  switch (broken.kind) {
+std::string WalkBreak::what() const {
+  switch (kind) {
     case WalkBreak::Kind::kTorn:
-      return fmt::format("torn at {}: points back to {:#x} instead of {:#x}", broken.node, broken.found,
-                         broken.expected);
+      return fmt::format("torn at {}: points back to {:#x} instead of {:#x}", node, found, expected);
     case WalkBreak::Kind::kFault:
-      return fmt::format("cannot read {}: {}", broken.node,
-                         broken.fault ? broken.fault->to_string() : std::string("unknown fault"));
+      return fmt::format("cannot read {}: {}", node,
+                         fault ? fault->to_string() : std::string("unknown fault"));
     case WalkBreak::Kind::kLimit:
-      return fmt::format("more than {} nodes, stopped before {}", broken.expected, broken.node);
+      return fmt::format("more than {} nodes, stopped before {}", expected, node);
     case WalkBreak::Kind::kPoison:
-      return fmt::format("{} holds the poison {:#x}: it was deleted or freed", broken.node, broken.found);
+      return fmt::format("{} holds the poison {:#x}: it was deleted or freed", node, found);
     case WalkBreak::Kind::kNull:
-      return fmt::format("null link in {}", broken.node);
+      return fmt::format("null link in {}", node);
     case WalkBreak::Kind::kUninitialised:
-      return fmt::format("{} is not initialised", broken.node);
+      return fmt::format("{} is not initialised", node);
     case WalkBreak::Kind::kCycle:
-      return fmt::format("cycle: the links lead back to {}", broken.node);
+      return fmt::format("cycle: the links lead back to {}", node);
     case WalkBreak::Kind::kMalformed:
-      return fmt::format("malformed at {}: found {:#x}", broken.node, broken.found);
+      return fmt::format("malformed at {}: found {:#x}", node, found);
   }
   return "unknown break";
 }
-
-}  // namespace
 
 std::optional<WalkBreak> check_link(Kva holder, Kva link) {
   WalkBreak::Kind kind;
@@ -71,7 +66,7 @@ std::optional<WalkBreak> check_link(Kva holder, Kva link) {
 }
 
 std::string WalkBreak::to_string() const {
-  return path.empty() ? describe(*this) : path + ": " + describe(*this);
+  return path.empty() ? what() : path + ": " + what();
 }
 
 }  // namespace ktstr

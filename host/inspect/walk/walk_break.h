@@ -43,6 +43,9 @@ struct WalkBreak {
 
   bool operator==(const WalkBreak&) const = default;
 
+  // What is wrong, without the path: "torn at 0xffff888000001000: points back to 0x0 instead of
+  // 0xffff888000002000".
+  std::string what() const;
   // One line: "buckets[3]: torn at 0xffff888000001000: points back to 0x0 instead of 0xffff888000002000".
   std::string to_string() const;
 };

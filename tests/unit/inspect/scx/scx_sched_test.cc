@@ -1,4 +1,5 @@
 // Schedulers: the tree, exit information, events, what each has on its CPUs; globals.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "tests/unit/inspect/scx/dump_lookup.h"
@@ -64,7 +65,8 @@ TEST(ScxSched, CycleAmongChildren) {
   guest.write(guest.at(a, "scx_sched", "children"), guest.at(a, "scx_sched", "sibling"));
   const v1::Dump dump = guest.dump();
   EXPECT_EQ(dump.scheds_size(), 3);
-  EXPECT_NE(faults_of(dump).find("children of scheduler"), std::string::npos);
+  EXPECT_NE(faults_of(dump).find(fmt::format("scheduler tree, children of {}: torn", a)), std::string::npos)
+      << faults_of(dump);
 }
 
 TEST(ScxSched, OutsideOfTheTree) {
