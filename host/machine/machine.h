@@ -21,17 +21,9 @@
 #include "common/unique_fd.h"
 #include "host/machine/frame_link.h"
 #include "host/machine/kernel_command_line.h"
+#include "host/machine/topology.h"
 
 namespace ktstr {
-
-// CPU topology asked for: CPUs = llcs * cores_per_llc * threads_per_core; llcs counts all nodes together.
-struct CpuTopology {
-  std::uint32_t numa_nodes = 1;
-  std::uint32_t llcs = 1;
-  std::uint32_t cores_per_llc = 1;
-  std::uint32_t threads_per_core = 1;
-  std::uint32_t cpus() const { return llcs * cores_per_llc * threads_per_core; }
-};
 
 // A clock that counts the guest's instructions in place of the host's time.
 struct DeterministicClock {

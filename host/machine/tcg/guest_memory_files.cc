@@ -9,9 +9,9 @@
 
 namespace ktstr {
 
-Expected<GuestMemoryFiles> GuestMemoryFiles::create(std::uint64_t memory_bytes, std::uint32_t nodes) {
+Expected<GuestMemoryFiles> GuestMemoryFiles::create(std::vector<std::uint64_t> node_bytes) {
   GuestMemoryFiles memory;
-  memory.node_bytes_ = node_memory(memory_bytes, nodes);
+  memory.node_bytes_ = std::move(node_bytes);
   for (const std::uint64_t bytes : memory.node_bytes_) {
     UniqueFd file(memfd_create("ktstr-guest-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING));
     if (!file) return fail_errno(ErrorCode::kHost, "cannot create a memory file for guest RAM");

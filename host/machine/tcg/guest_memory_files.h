@@ -17,8 +17,8 @@ namespace ktstr {
 // has them can make our mapping fault by truncating.
 class GuestMemoryFiles {
  public:
-  // Error kHost when the kernel refuses.
-  static Expected<GuestMemoryFiles> create(std::uint64_t memory_bytes, std::uint32_t nodes);
+  // `node_bytes`: of each node. Error kHost when the kernel refuses.
+  static Expected<GuestMemoryFiles> create(std::vector<std::uint64_t> node_bytes);
 
   const std::vector<UniqueFd>& files() const { return files_; }
   // Ascending by guest address; valid as long as this object is.

@@ -13,26 +13,12 @@
 
 #include "common/error.h"
 #include "host/machine/machine.h"
+#include "host/machine/ram_layout.h"
 
 namespace ktstr {
 
-inline constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
-inline constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
 inline constexpr std::uint64_t kMinTcgMemory = 64 * kMiB;
 inline constexpr std::uint64_t kMaxTcgMemory = 512 * kGiB;
-
-// One contiguous piece of guest RAM and where its bytes are.
-struct RamPiece {
-  std::uint64_t gpa = 0;
-  std::uint64_t size = 0;
-  std::uint32_t node = 0;         // NUMA node, which is also the number of the memory file
-  std::uint64_t file_offset = 0;  // within that file
-  bool operator==(const RamPiece&) const = default;
-};
-
-// Bytes of each node's memory: equal shares in whole MiB, the last node takes the rest. `memory_bytes` is a
-// multiple of 1 MiB and at least `nodes` MiB.
-std::vector<std::uint64_t> node_memory(std::uint64_t memory_bytes, std::uint32_t nodes);
 
 // Where the nodes' memory, laid end to end, comes to lie; ascending by address.
 std::vector<RamPiece> pc_ram_layout(std::span<const std::uint64_t> node_bytes);

@@ -50,7 +50,7 @@ void add_cpus(Arguments& args, const BootSpec& spec, bool single_thread) {
 
 void add_memory(Arguments& args, const BootSpec& spec) {
   const std::uint32_t nodes = spec.topology.numa_nodes;
-  const auto sizes = node_memory(spec.memory_bytes, nodes);
+  const auto sizes = node_memory(spec.topology, spec.memory_bytes).value();  // checked: check_pc_limits
   const std::string machine = "pc,smm=off,vmport=off,hpet=off";
   args.add("-M", nodes == 1 ? machine + ",memory-backend=ram0" : machine);
   args.add("-m", fmt::format("{}M", spec.memory_bytes / kMiB));

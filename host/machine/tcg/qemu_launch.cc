@@ -45,7 +45,9 @@ Expected<LaunchedQemu> launch_qemu(const BootSpec& spec, const std::vector<std::
   if (auto enough = check_host_memory(spec.memory_bytes, host_memory()); !enough) {
     return std::unexpected(std::move(enough.error()));
   }
-  auto memory = GuestMemoryFiles::create(spec.memory_bytes, spec.topology.numa_nodes);
+  auto sizes = node_memory(spec.topology, spec.memory_bytes);
+  if (!sizes) return std::unexpected(std::move(sizes.error()));
+  auto memory = GuestMemoryFiles::create(*std::move(sizes));
   if (!memory) return std::unexpected(std::move(memory.error()));
 
   const bool deterministic = spec.deterministic.has_value();
