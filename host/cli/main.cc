@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "common/units.h"
+#include "host/cli/doctor_command.h"
 #include "host/cli/dump_command.h"
 #include "host/cli/dump_take_command.h"
 #include "host/cli/explore_command.h"
@@ -76,6 +77,9 @@ int run_program(int argc, char** argv) {
   ktstr::add_dump_options(*dump, dump_request);
   ktstr::DumpTakeRequest dump_take;
   ktstr::add_dump_take_options(*dump, dump_take);
+  ktstr::DoctorRequest doctor_request;
+  auto* doctor = app.add_subcommand("doctor", "Say what this host offers, and how to mend what is missing");
+  ktstr::add_doctor_options(*doctor, doctor_request);
   app.require_subcommand(0, 1);
   try {
     app.parse(argc, argv);
@@ -85,6 +89,7 @@ int run_program(int argc, char** argv) {
     return ktstr::report_failure(usage_error(error, app), request);
   }
   if (scenarios->parsed()) return ktstr::scenarios_command(scenario_name);
+  if (doctor->parsed()) return ktstr::doctor_command(doctor_request);
   if (replay->parsed()) {
     replay_request.out = app.get_option("--out")->count() > 0 ? request.out : "";
     replay_request.verbose = request.verbose > 0;

@@ -43,6 +43,11 @@ void add_run_options(CLI::App& app, RunRequest& request) {
       ->group(machine)
       ->type_name("SPEC")
       ->excludes(cpus);
+  app.add_option("--cpu-flags", request.cpu_flags,
+                 "CPU features to add or take away, e.g. +la57,-avx2, by QEMU's names; emulation only. "
+                 "+la57 gives the kernel 5-level page tables (boots through its own decompressor)")
+      ->group(machine)
+      ->type_name("FLAGS");
   app.add_option("--memory", request.memory,
                  "Guest RAM, e.g. 1G (default: what the files need, at least 512M)")
       ->group(machine)
@@ -147,6 +152,7 @@ std::vector<std::string> run_arguments(const RunRequest& request) {
   for (const std::string& include : request.includes) words.push_back("--include=" + include);
   if (request.cpus) words.push_back("--cpus=" + std::to_string(*request.cpus));
   text("--topology", request.topology, defaults.topology);
+  text("--cpu-flags", request.cpu_flags, defaults.cpu_flags);
   text("--memory", request.memory, defaults.memory);
   if (request.accel != defaults.accel) {
     words.emplace_back(request.accel == AccelChoice::kKvm ? "--accel=kvm" : "--accel=tcg");

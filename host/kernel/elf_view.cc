@@ -169,6 +169,7 @@ Expected<> ElfView::read_sections(const Elf64_Ehdr& header, std::string_view wha
     section.type = raw.sh_type;
     section.address = raw.sh_addr;
     section.offset = raw.sh_offset;
+    section.size = raw.sh_size;
     if (raw.sh_type != SHT_NOBITS && raw.sh_type != SHT_NULL) {
       if (!range_inside(raw.sh_offset, raw.sh_size, image_.size())) {
         return fail(

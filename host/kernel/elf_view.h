@@ -30,6 +30,7 @@ struct ElfSection {
   std::uint64_t address = 0;         // sh_addr, a kernel virtual address
   std::uint64_t offset = 0;          // where `bytes` begins in the file
   std::span<const std::byte> bytes;  // empty for SHT_NOBITS
+  std::uint64_t size = 0;            // sh_size: what it occupies when it is loaded
 };
 
 // One ELF note.

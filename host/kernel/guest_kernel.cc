@@ -127,7 +127,10 @@ Datum<std::uint32_t> GuestKernel::load_per_cpu_offsets(const ReadContext& contex
   if (!address) return std::unexpected(address.error());
   std::uint64_t count =
       std::min<std::uint64_t>(room_at(address->value() - slide_) / sizeof(std::uint64_t), kMaxCpus);
-  if (const auto ids = nr_cpu_ids(context)) count = std::min<std::uint64_t>(count, *ids);
+  const auto ids = nr_cpu_ids(context);
+  if (ids) count = std::min<std::uint64_t>(count, *ids);
+  // The next symbol that is known may be far behind the array's end.
+  if (!ids && symbols_.source() == SymbolSource::kImage) return std::unexpected(ids.error());
   if (count == 0) return missing(std::string(kArray), "there is no room for an entry before the next symbol");
   // What entries have that the kernel never set; all that are equal to it stand for no CPU.
   const std::uint64_t initial = symbol("__per_cpu_load").value_or(Kva(0)).value();

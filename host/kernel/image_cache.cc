@@ -33,10 +33,6 @@ constexpr std::string_view kUseSuffix = ".use";
 constexpr std::string_view kKnownPrefix = "known-";
 // Remembered hashes of images, at most.
 constexpr std::size_t kMaxKnown = 64;
-// How long a file must have been left alone before its stamp counts. Entries are written once, by us; an
-// image is written by a build, perhaps through a mapping, which the kernel notices late.
-constexpr std::chrono::seconds kEntryQuiet{2};
-constexpr std::chrono::seconds kImageQuiet{60};
 // A temporary file this old belongs to a process that was killed.
 constexpr std::chrono::hours kTemporaryAge{1};
 // Bytes hashed at a time; a multiple of the page size.
@@ -225,12 +221,12 @@ Expected<std::string> ImageCache::key_of(int fd, std::uint64_t size) const {
   const std::string path = fmt::format("{}/{}{:x}-{:x}", folder_, kKnownPrefix, st.st_dev, st.st_ino);
   const auto before = FileStamp::of(fd);
   if (const auto known = read_known(path);
-      known && before && known->stamp == *before && before->settled(kImageQuiet) && before->size == size)
+      known && before && known->stamp == *before && before->settled(quiet_.image) && before->size == size)
     return std::string(known->key.data(), known->key.size());
   auto key = Xxh3::hex_of_file(fd, size);
   if (!key) return key;
   // Nothing was written to it while it was read.
-  const auto known = make_known(fd, *key, kImageQuiet);
+  const auto known = make_known(fd, *key, quiet_.image);
   if (known && before && known->stamp == *before && known->stamp.size == size) {
     const std::array pieces{std::as_bytes(std::span(&*known, 1))};
     static_cast<void>(store_file(path, pieces));
@@ -300,7 +296,7 @@ Expected<CachedImage> ImageCache::find(const std::string& key) const {
     if (!image) return image;
     image->from_cache = true;
     image->path = path;
-    const auto known = make_known(image->fd.get(), key, kEntryQuiet);
+    const auto known = make_known(image->fd.get(), key, quiet_.entry);
     if (known && read_known(use) == known) {
       static_cast<void>(::utimensat(AT_FDCWD, use.c_str(), nullptr, AT_SYMLINK_NOFOLLOW));  // used last now
       return image;

@@ -19,6 +19,7 @@
 // instead.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -54,8 +55,16 @@ class ImageCache {
   // open().
   using Unpack = std::function<Expected<std::uint64_t>(const PayloadSink&)>;
 
+  // How long a file must have been left alone before its stamp counts (file_stamp.h). Entries are written
+  // once, by us; an image is written by a build, perhaps through a mapping, which the kernel notices late.
+  struct Quiet {
+    std::chrono::seconds entry{2};
+    std::chrono::seconds image{60};
+  };
+
   // `folder` is made at first use (with its parents, mode 0700); empty: keep nothing.
-  explicit ImageCache(std::string folder) : folder_(std::move(folder)) {}
+  explicit ImageCache(std::string folder) : ImageCache(std::move(folder), Quiet()) {}
+  ImageCache(std::string folder, Quiet quiet) : folder_(std::move(folder)), quiet_(quiet) {}
 
   // ${XDG_CACHE_HOME:-$HOME/.cache}/ktstr-vm/images; empty when neither variable holds an absolute path.
   static std::string default_folder();
@@ -85,6 +94,7 @@ class ImageCache {
   std::string path_of(const std::string& key) const;
 
   std::string folder_;
+  Quiet quiet_;
 };
 
 }  // namespace ktstr

@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
+#include <system_error>
 
 #include <fmt/format.h>
 
@@ -162,6 +164,15 @@ ConfigValue KernelConfig::lookup(std::string_view option) const {
 bool KernelConfig::enabled(std::string_view option) const {
   const auto kind = lookup(option).kind;
   return kind == ConfigValue::Kind::kYes || kind == ConfigValue::Kind::kModule;
+}
+
+std::uint32_t KernelConfig::hz() const {
+  constexpr std::uint32_t kMost =
+      10'000;  // kernel/Kconfig.hz offers 1000, and no architecture more than 1024
+  const std::string_view text = lookup("CONFIG_HZ").text;
+  std::uint32_t hz = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), hz);
+  return error == std::errc() && end == text.data() + text.size() && hz <= kMost ? hz : 0;
 }
 
 std::string KernelConfig::source() const {

@@ -60,6 +60,9 @@ class KernelConfig {
   ConfigValue lookup(std::string_view option) const;
   // Whether the option is =y or =m.
   bool enabled(std::string_view option) const;
+  // CONFIG_HZ: timer interrupts, and so jiffies, per second; 0 when the configuration does not say, or
+  // something impossible.
+  std::uint32_t hz() const;
   // True when an option that is not mentioned is off (not derived, not empty).
   bool complete() const { return origin_ == Origin::kEmbedded || origin_ == Origin::kFile; }
 

@@ -65,8 +65,9 @@ class Finder {
     if (auto done = find_direct_map(); !done) return std::unexpected(std::move(done).error());
     if (auto done = verify_image(); !done) return std::unexpected(std::move(done).error());
     location_.evidence = fmt::format(
-        "slide {:#x} by {}; phys_base {} by {}; verified by init_top_pgt and the image", location_.slide,
-        fmt::join(slide_witnesses_, " and "), signed_hex(location_.physical_base), physical_witness_);
+        "slide {:#x} by {}; phys_base {} by {}; verified by init_top_pgt and the image{}", location_.slide,
+        fmt::join(slide_witnesses_, " and "), signed_hex(location_.physical_base), physical_witness_,
+        location_.levels == PagingLevels::kFive ? "; page tables of 5 levels" : "");
     return std::move(location_);
   }
 

@@ -13,6 +13,8 @@
 #include "common/xxh3.h"
 #include "host/kernel/bytes.h"
 #include "host/kernel/image_cache.h"
+#include "host/kernel/image_symbols.h"
+#include "host/kernel/kallsyms_decoder.h"
 
 namespace ktstr {
 namespace {
@@ -20,17 +22,18 @@ namespace {
 constexpr const char* kSuffix = ".sym";
 // Bytes hashed at a time; a multiple of the page size.
 constexpr std::size_t kPiece = std::size_t{1} << 20;
-constexpr std::array<char, 8> kMagic{'K', 'T', 'S', 'T', 'R', 'S', 'Y', '1'};
+constexpr std::array<char, 8> kMagic{'K', 'T', 'S', 'T', 'R', 'S', 'Y', '2'};
 
 struct Header {
   std::array<char, 8> magic = kMagic;
+  std::uint64_t functions_only = 0;  // 1: SymbolSource::kImage, 0: kKallsyms
   std::uint64_t symbols = 0;
   std::uint64_t buckets = 0;
   std::uint64_t text = 0;
   AddressRange extent;
   Xxh3::Digest hash = {};  // of everything before and after it
 };
-static_assert(sizeof(Header) == 64);
+static_assert(sizeof(Header) == 72);
 constexpr std::size_t kHashAt = offsetof(Header, hash);
 
 // In the order of their alignment.
@@ -68,7 +71,7 @@ Xxh3::Digest hash_of(Mapping& file) {
   return hasher.digest();
 }
 
-std::optional<SymbolTable> parse(const std::shared_ptr<Mapping>& file, std::string origin) {
+std::optional<SymbolTable> parse(const std::shared_ptr<Mapping>& file, std::string_view what) {
   const auto header = load<Header>(file->bytes(), 0);
   if (!header || header->magic != kMagic) return std::nullopt;
   const bool bounded = header->symbols <= SymbolTable::kMaxSymbols &&
@@ -88,7 +91,9 @@ std::optional<SymbolTable> parse(const std::shared_ptr<Mapping>& file, std::stri
   parts.order = take<std::uint32_t>(rest, header->symbols);
   parts.text = as_text(rest);
   parts.extent = header->extent;
-  auto table = SymbolTable::from_parts(parts, file, SymbolSource::kKallsyms, std::move(origin));
+  const bool image = header->functions_only != 0;
+  auto table = SymbolTable::from_parts(parts, file, image ? SymbolSource::kImage : SymbolSource::kKallsyms,
+                                       image ? image_origin(what) : kallsyms_origin(what));
   // Few of the symbols will be asked for; the others need not count as this process's memory.
   give_back(file->mutable_bytes());
   // What is asked for lies far apart: no pages around it.
@@ -98,12 +103,12 @@ std::optional<SymbolTable> parse(const std::shared_ptr<Mapping>& file, std::stri
 
 }  // namespace
 
-std::optional<SymbolTable> load_symbols(const std::string& entry, std::string origin) {
+std::optional<SymbolTable> load_symbols(const std::string& entry, std::string_view what) {
   if (entry.empty()) return std::nullopt;
   constexpr std::uint64_t kMost = sizeof(Header) + SymbolTable::kMaxSymbols * 24 + SymbolTable::kMaxNameBytes;
   auto mapping = ImageCache::open_beside(entry, kSuffix, kMost);
   if (!mapping) return std::nullopt;
-  auto table = parse(std::make_shared<Mapping>(std::move(*mapping)), std::move(origin));
+  auto table = parse(std::make_shared<Mapping>(std::move(*mapping)), what);
   if (!table) ImageCache::remove_beside(entry, kSuffix);
   return table;
 }
@@ -114,6 +119,7 @@ void keep_symbols(const std::string& entry, const SymbolTable& table) {
   if (parts.addresses.empty()) return;
   const auto pieces = pieces_of(parts);
   Header header;
+  header.functions_only = table.source() == SymbolSource::kImage ? 1 : 0;
   header.symbols = parts.addresses.size();
   header.buckets = parts.buckets.size() - 1;
   header.text = parts.text.size();

@@ -12,6 +12,7 @@
 #include "common/quote.h"
 #include "common/read_file.h"
 #include "host/kernel/bytes.h"
+#include "host/kernel/image_symbols.h"
 #include "host/kernel/kallsyms_decoder.h"
 #include "host/kernel/symbol_file.h"
 
@@ -110,16 +111,6 @@ constexpr std::array kMarkers{
     Marker{"__brk_base", ".brk"},
 };
 
-// What is at a link-time address; empty where the file has nothing for it.
-std::string_view text_at(const ElfView& elf, std::uint64_t address, std::size_t size) {
-  for (const Elf64_Phdr& segment : elf.segments()) {
-    if (segment.p_type != PT_LOAD || address < segment.p_vaddr) continue;
-    if (!range_inside(address - segment.p_vaddr, size, segment.p_filesz)) continue;
-    return as_text(elf.image().subspan(segment.p_offset + (address - segment.p_vaddr), size));
-  }
-  return {};
-}
-
 // The sources one after another, the first good one taken.
 class Search {
  public:
@@ -142,16 +133,18 @@ class Search {
 
 const Expected<SymbolTable>& Search::kallsyms() {
   if (kallsyms_) return *kallsyms_;
-  if (auto kept = load_symbols(image_.cache_entry(), kallsyms_origin(what_))) {
+  if (auto kept = load_symbols(image_.cache_entry(), what_)) {
     kallsyms_ = std::move(*kept);
     return *kallsyms_;
   }
   kallsyms_ = decode_kallsyms(image_.elf(), what_);
+  if (*kallsyms_ && has_functions_only(**kallsyms_, image_.elf()))
+    kallsyms_ = complete_symbols(**kallsyms_, image_.elf(), image_.btf(), what_);
   image_.release_pages();
   if (*kallsyms_ && !image_.cache_entry().empty()) {
     keep_symbols(image_.cache_entry(), **kallsyms_);
     // Mapped, they cost less memory than those just decoded.
-    if (auto kept = load_symbols(image_.cache_entry(), kallsyms_origin(what_))) kallsyms_ = std::move(*kept);
+    if (auto kept = load_symbols(image_.cache_entry(), what_)) kallsyms_ = std::move(*kept);
   }
   return *kallsyms_;
 }
@@ -226,7 +219,7 @@ Expected<KernelSymbols> Search::run() {
   for (const std::string& reason : result.passed_over) reasons += (reasons.empty() ? "" : "; ") + reason;
   return fail(ErrorCode::kKernelLacks,
               fmt::format("no symbols of {} can be read; give its vmlinux or System.map, or build it with "
-                          "CONFIG_KALLSYMS=y and CONFIG_KALLSYMS_ALL=y ({})",
+                          "CONFIG_KALLSYMS=y ({})",
                           what_, reasons));
 }
 
@@ -325,7 +318,7 @@ Expected<> check_symbols(const SymbolTable& table, const ElfView& elf, const Sym
   }
   if (const auto banner = table.find("linux_banner")) {
     constexpr std::string_view kBanner = "Linux version ";
-    if (text_at(elf, *banner, kBanner.size()) != kBanner) {
+    if (as_text(bytes_at(elf, *banner, kBanner.size())) != kBanner) {
       return fail(ErrorCode::kUsage,
                   fmt::format("{} belongs to another build: the kernel has no banner at {:#x}, where it has "
                               "'linux_banner'",

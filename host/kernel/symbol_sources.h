@@ -2,8 +2,9 @@
 //
 // There are three sources. A vmlinux with its symbol table has everything; a System.map is made from it and
 // has as much; the kallsyms embedded in the image are always of the right build and nearly always there, but
-// a kernel without CONFIG_KALLSYMS_ALL has only functions in them. The first two are files beside the image
-// that may belong to another build, so they are believed only after they were compared with the image.
+// a kernel without CONFIG_KALLSYMS_ALL has only functions in them: then they are completed with what else the
+// image tells (image_symbols.h), and some of its data cannot be found. The first two are files beside the
+// image that may belong to another build, so they are believed only after they were compared with the image.
 //
 //     auto symbols = find_symbols(*kernel);
 //     auto root = symbols->table.address("scx_root");

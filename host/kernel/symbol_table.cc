@@ -80,12 +80,21 @@ std::optional<std::uint64_t> SymbolTable::find(std::string_view wanted) const {
   return found.front();
 }
 
+std::string SymbolTable::lacks(std::string_view name) const {
+  if (source_ != SymbolSource::kImage) return fmt::format("the kernel has no symbol {}", name);
+  return fmt::format(
+      "it is not known where {} is: the kernel was built without CONFIG_KALLSYMS_ALL, so its image names "
+      "only "
+      "functions, exports and per-CPU variables; give its vmlinux or System.map",
+      name);
+}
+
 Expected<std::uint64_t> SymbolTable::address(std::string_view wanted) const {
   const auto found = addresses(wanted);
   if (found.size() == 1) return found.front();
   if (found.empty()) {
-    return fail(ErrorCode::kKernelLacks,
-                fmt::format("the kernel has no symbol {}, says {}", quote(wanted), origin_));
+    if (source_ == SymbolSource::kImage) return fail(ErrorCode::kKernelLacks, lacks(wanted));
+    return fail(ErrorCode::kKernelLacks, fmt::format("{}, says {}", lacks(quote(wanted)), origin_));
   }
   std::string list;
   for (std::size_t i = 0; i < std::min(found.size(), kMaxListed); ++i) {
@@ -110,12 +119,14 @@ std::vector<SymbolAt> SymbolTable::variants(std::string_view wanted) const {
 }
 
 std::optional<SymbolAt> SymbolTable::nearest(std::uint64_t wanted) const {
-  if (!parts_.extent.contains(wanted)) return std::nullopt;
+  const bool inside = parts_.extent.contains(wanted);
+  if (!inside && source_ != SymbolSource::kImage) return std::nullopt;
   const auto after = std::upper_bound(parts_.addresses.begin(), parts_.addresses.end(), wanted);
   if (after == parts_.addresses.begin()) return std::nullopt;
   const std::uint64_t found = *(after - 1);
-  // Below the extent there are only per-CPU offsets and constants.
-  if (!parts_.extent.contains(found)) return std::nullopt;
+  // Below the extent there are only per-CPU offsets and constants. Behind that of functions is data.
+  const bool exact = found == wanted && wanted >= parts_.extent.end;
+  if (inside ? !parts_.extent.contains(found) : !exact) return std::nullopt;
   const auto first = std::lower_bound(parts_.addresses.begin(), after, found);
   const auto index = static_cast<std::size_t>(first - parts_.addresses.begin());
   return SymbolAt{.name = name(index), .address = found, .offset = wanted - found};

@@ -31,6 +31,7 @@ enum class SymbolSource {
   kVmlinux,    // an ELF symbol table
   kSystemMap,  // a System.map file
   kKallsyms,   // the table that the kernel has of itself
+  kImage,      // that table has functions only; of data there is what else the image tells (image_symbols.h)
 };
 
 // Kernel virtual addresses [begin, end).
@@ -72,7 +73,10 @@ class SymbolTable {
   // The address of the symbol. Error kKernelLacks when there is no symbol of that name, or when it stands for
   // several addresses, which the message lists.
   Expected<std::uint64_t> address(std::string_view name) const;
-  // The same, nullopt in both cases.
+  // One sentence: that there is no symbol `name` (or none of several, separated by commas), and why that may
+  // be.
+  std::string lacks(std::string_view name) const;
+  // The same as address(), nullopt in both cases.
   std::optional<std::uint64_t> find(std::string_view name) const;
   // Every address that the name stands for, ascending, each once.
   std::vector<std::uint64_t> addresses(std::string_view name) const;
@@ -82,7 +86,8 @@ class SymbolTable {
   std::vector<SymbolAt> variants(std::string_view name) const;
 
   // The last symbol at or below a link-time address within the kernel's extent; of several at one place, the
-  // one that the source has first, as the kernel itself does. nullopt outside the extent.
+  // one that the source has first, as the kernel itself does. nullopt outside the extent, which is that of
+  // functions where the source is kImage; behind it only symbols that begin at `address` are found.
   std::optional<SymbolAt> nearest(std::uint64_t address) const;
 
   // The symbols in the order of their addresses; index < size().

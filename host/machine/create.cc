@@ -10,6 +10,7 @@
 #include <fmt/core.h>
 
 #include "host/machine/host_resources.h"
+#include "host/machine/kvm/kvm_machine.h"
 #include "host/machine/tcg/pc_memory.h"
 #include "host/machine/tcg/tcg_machine.h"
 
@@ -54,11 +55,11 @@ HostVirtualization probe_host_virtualization() {
 }
 
 Expected<MachineChoice> choose_machine(AccelChoice asked, const HostVirtualization& host) {
-  constexpr const char* kNoKvm = "the kvm machine is not part of this version";
-  if (asked == AccelChoice::kKvm) return fail(ErrorCode::kHost, fmt::format("{}; use --accel tcg", kNoKvm));
-  if (asked == AccelChoice::kTcg) return MachineChoice{AccelChoice::kTcg, "asked for"};
+  // What was asked for is tried, whatever it looks like; what is missing then is said by name.
+  if (asked != AccelChoice::kAuto) return MachineChoice{asked, "asked for"};
   const std::string obstacle = kvm_obstacle(host);
-  return MachineChoice{AccelChoice::kTcg, obstacle.empty() ? kNoKvm : obstacle};
+  if (obstacle.empty()) return MachineChoice{AccelChoice::kKvm, "this host has hardware virtualization"};
+  return MachineChoice{AccelChoice::kTcg, obstacle};
 }
 
 std::vector<std::string> needed_modules(AccelChoice kind) {
@@ -66,8 +67,8 @@ std::vector<std::string> needed_modules(AccelChoice kind) {
   return {kind == AccelChoice::kKvm ? "virtio_mmio" : "virtio_pci", "virtio_console"};
 }
 
-Expected<void> check_limits(AccelChoice /*kind*/, const BootSpec& spec) {
-  return check_pc_limits(spec);
+Expected<void> check_limits(AccelChoice kind, const BootSpec& spec) {
+  return kind == AccelChoice::kKvm ? kvm::check_kvm_limits(spec) : check_pc_limits(spec);
 }
 
 Expected<std::unique_ptr<Machine>> create_machine(AccelChoice asked, boost::asio::io_context& loop,
@@ -76,6 +77,12 @@ Expected<std::unique_ptr<Machine>> create_machine(AccelChoice asked, boost::asio
   const auto choice =
       choose_machine(asked, asked == AccelChoice::kAuto ? probe_host_virtualization() : HostVirtualization{});
   if (!choice) return std::unexpected(choice.error());
+  if (choice->kind == AccelChoice::kKvm) {
+    if (spec.deterministic) return fail(ErrorCode::kUsage, "only the tcg machine can run deterministically");
+    if (auto ok = kvm::check_kvm_limits(spec); !ok) return std::unexpected(std::move(ok.error()));
+    return std::make_unique<kvm::KvmMachine>(loop, std::move(spec),
+                                             kvm::KvmMachineOptions{.traps = options.traps});
+  }
   return TcgMachine::create(loop, std::move(spec), options.single_thread);
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,8 @@ Expected<void> check_limits(AccelChoice kind, const BootSpec& spec);
 struct MachineOptions {
   // tcg: one host thread for all vCPUs, for repeating a run that the emulator itself broke.
   bool single_thread = false;
+  // kvm: nothing: breakpoints where they work, else port traps.
+  std::optional<TrapKind> traps = std::nullopt;
 };
 
 // Makes a machine that has not been started; nothing runs yet and no memory is taken. Errors: kUsage or kHost

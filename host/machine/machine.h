@@ -46,6 +46,8 @@ struct BootSpec {
   std::string command_line;
   std::uint64_t memory_bytes = 0;
   CpuTopology topology;
+  // Features that the CPU is to have, or not: "+la57", "-avx2", by the emulator's names. tcg only.
+  std::vector<std::string> cpu_flags;
   // CONFIG_HZ of the kernel, 0 when not known. With it a machine can tell the kernel its delay-loop
   // calibration.
   std::uint32_t kernel_hz = 0;
@@ -109,6 +111,12 @@ enum class ConsolePort {
   kHvc,     // hvc0: PID 1's terminal, up once virtio_console is there
 };
 
+// How a kvm machine stops a vCPU at an instruction.
+enum class TrapKind {
+  kBreakpoint,  // the CPU's debug registers
+  kPort,        // an OUT in place of the nop that a kernel function begins with
+};
+
 // How many traps a machine can have at a time.
 inline constexpr std::size_t kMaxTraps = 16;
 
@@ -156,6 +164,9 @@ class Machine {
   //     the next one's comes after resume.
   //   * A hit while pause() was stopping the guest has its event after resume, unless its trap is removed
   //     meanwhile.
+  //   * A kvm machine takes four at any instruction; the others have to be at entries of kernel functions
+  //   that the function
+  //     tracer can trace.
   // Errors: kHost. After an error on a machine that lives, some of the traps may be in force, old or new.
   virtual Expected<void> set_traps(std::vector<std::uint64_t> addresses) = 0;
   // Ends the guest at once. Idempotent.

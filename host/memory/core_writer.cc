@@ -134,7 +134,9 @@ std::string headers_of(const CoreContents& contents, std::uint64_t& memory_at, s
     load.p_vaddr = (contents.direct_map + range.gpa.value()).value();
     load.p_paddr = range.gpa.value();
     load.p_filesz = load.p_memsz = range.size;
-    load.p_align = kPage;
+    // As the kernel's and QEMU's cores have it: crash takes a core with page-aligned segments that say so for
+    // a netdump of old, and dies of its notes (is_netdump() in its netdump.c).
+    load.p_align = 0;
     append(bytes, load);
     at = page_up(at + range.size);
   }

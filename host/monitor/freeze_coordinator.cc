@@ -45,6 +45,9 @@ Expected<void> FreezeCoordinator::set_traps() {
     // Every scheduler that ends passes the third place; it is of interest after a failure only.
     if (trap.role == ExitTrap::Role::kDumped && !await_kernel_dump_) continue;
     if (trap.role == ExitTrap::Role::kClaim && options_.before_kernel_dump) continue;
+    // A guest that goes on makes the message itself.
+    if (trap.role == ExitTrap::Role::kTold && (options_.before_kernel_dump || !options_.stop_on_trap))
+      continue;
     if (trap.role == ExitTrap::Role::kBackstop && options_.claim_only && has_claim && !await_kernel_dump_)
       continue;
     addresses.push_back(trap.address + slide);
@@ -63,11 +66,12 @@ Expected<void> FreezeCoordinator::arm_before_start() {
 Expected<void> FreezeCoordinator::arm_running() {
   if (traps_.empty() || armed_) return {};
   if (receivers_.on_disturbance) receivers_.on_disturbance("stopped to set traps");
+  const auto since = Clock::now();
   auto paused = machine_.pause(options_.rendezvous_limit);
   if (!paused) return std::unexpected(std::move(paused.error()));
   auto set = locate(all_registers());
   if (set) set = set_traps();
-  auto resumed = machine_.resume();
+  auto resumed = resume(since);
   if (!resumed) return resumed;
   return set;
 }
@@ -98,21 +102,30 @@ std::vector<std::optional<VcpuRegisters>> FreezeCoordinator::all_registers() {
   return all;
 }
 
-std::optional<Vmcoreinfo> FreezeCoordinator::read_vmcoreinfo() const {
-  if (!vmcoreinfo_at_ || vmcoreinfo_at_->second == 0 || vmcoreinfo_at_->second > Vmcoreinfo::kMaxSize)
-    return std::nullopt;
-  std::vector<std::byte> bytes(vmcoreinfo_at_->second);
+std::string FreezeCoordinator::vmcoreinfo_text() const {
+  if (!vmcoreinfo_at_ || vmcoreinfo_at_->second > Vmcoreinfo::kMaxSize) return {};
+  std::string bytes(vmcoreinfo_at_->second, '\0');
   ReadBudget budget(bytes.size(), 100);
-  if (!memory().read(vmcoreinfo_at_->first, bytes, budget)) return std::nullopt;
-  auto parsed = parse_vmcoreinfo(bytes);
-  return parsed ? std::optional(std::move(*parsed)) : std::nullopt;
+  if (!memory().read(vmcoreinfo_at_->first, std::as_writable_bytes(std::span(bytes)), budget)) return {};
+  const std::size_t begin = bytes.find("OSRELEASE=");  // the note's header comes before
+  if (begin == std::string::npos) return {};
+  const std::size_t end = bytes.find('\0', begin);
+  return bytes.substr(begin, end == std::string::npos ? end : end - begin);
+}
+
+Expected<void> FreezeCoordinator::resume(Clock::time_point since) {
+  auto resumed = machine_.resume();
+  stood_still_ += Clock::now() - since;
+  return resumed;
 }
 
 Expected<void> FreezeCoordinator::locate(std::span<const std::optional<VcpuRegisters>> registers) {
   if (dumper_.located()) return {};
-  const auto vmcoreinfo = read_vmcoreinfo();
+  const std::string text = vmcoreinfo_text();
+  const auto vmcoreinfo = parse_vmcoreinfo(std::as_bytes(std::span(text)));
   StoppedGuest guest{memory(), registers, vmcoreinfo ? &*vmcoreinfo : nullptr, std::nullopt};
-  if (const auto text = dumper_.symbols().find("_text"); text && options_.no_kaslr) guest.text = Kva(*text);
+  if (const auto begin = dumper_.symbols().find("_text"); begin && options_.no_kaslr)
+    guest.text = Kva(*begin);
   return dumper_.locate(guest);
 }
 
@@ -153,6 +166,52 @@ bool FreezeCoordinator::worth_a_dump(const ExitTrap& trap, const VcpuRegisters& 
   return stop.kind >= least && stop.kind <= kMaxExitKind && exit_kind_of(*view, stop.sched) == 0;
 }
 
+std::string FreezeCoordinator::name_of_kind(std::uint64_t kind) const {
+  for (const Enumerator& one : dumper_.plan().constants.exit_kinds) {
+    if (one.value == kind) return one.name;
+  }
+  return {};
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The message of a scheduler that fails, before the kernel has made it
+
+void FreezeCoordinator::listen(const ExitTrap& trap, std::uint32_t cpu, const VcpuRegisters& registers) {
+  auto view = dumper_.view(memory());
+  if (!view || !trap.message) return;
+  // One of these functions calls the next; the last one's is what the kernel will print.
+  ExpandedFormat message = expand_message(*trap.message, registers, *view, &dumper_.kernel());
+  const bool worse = heard_ && heard_->cpu == cpu && !message.problem.empty();
+  if (!worse) heard_ = {cpu, trap.symbol, std::move(message)};
+}
+
+void FreezeCoordinator::take_message(const VcpuRegisters& registers, Stop& stop) {
+  auto heard = std::exchange(heard_, std::nullopt);
+  if (stop.trap->message) {
+    auto view = dumper_.view(memory());
+    stop.told = stop.trap->symbol;
+    if (view) stop.message = expand_message(*stop.trap->message, registers, *view, &dumper_.kernel());
+  } else if (heard && heard->cpu == stop.cpu) {
+    stop.told = heard->symbol;
+    stop.message = std::move(heard->message);
+  } else {
+    stop.message.problem = stop.trap->symbol + " is not told it, and no function that is was passed";
+  }
+}
+
+void FreezeCoordinator::add_message(const Stop& stop, Pending& pending) const {
+  if (stop.trap == nullptr || stop.trap->role != ExitTrap::Role::kClaim ||
+      pending.sched >= static_cast<std::size_t>(pending.dump.scheds_size()))
+    return;
+  pending.message_problem = stop.message.problem;
+  if (stop.message.text.empty()) return;
+  auto& info = *pending.dump.mutable_scheds(static_cast<int>(pending.sched))->mutable_exit_info();
+  info.set_msg(stop.message.text);
+  info.set_read("at the trap, from the arguments of " + stop.told);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
 // Of a guest that stands still anyway.
 void FreezeCoordinator::change_traps() {
   if (auto set = set_traps(); !set) note("cannot change the traps: " + set.error().to_string());
@@ -175,7 +234,9 @@ bool FreezeCoordinator::on_trap(const MachineEvent& event) {
   auto located = dumper_.located() ? Expected<void>() : locate(all_registers());
   if (!located) note("the guest's kernel was not found: " + located.error().to_string());
   if (stop.trap != nullptr && registers && located) {
-    if (stop.trap->role == ExitTrap::Role::kDumped) {
+    if (stop.trap->role == ExitTrap::Role::kTold) {
+      listen(*stop.trap, event.cpu, *registers);
+    } else if (stop.trap->role == ExitTrap::Role::kDumped) {
       add_exit_info("after the kernel's own dump");
       finish();
       await_kernel_dump_ = false;
@@ -184,17 +245,21 @@ bool FreezeCoordinator::on_trap(const MachineEvent& event) {
       await_kernel_dump_ = true;
       change_traps();
       go_on = !options_.stop_on_trap;
+      if (stop.trap->role == ExitTrap::Role::kClaim) take_message(*registers, stop);
+      failure_ = name_of_kind(stop.kind);
+      if (failure_.empty()) failure_ = fmt::format("exit kind {}", stop.kind);
+      if (!stop.message.text.empty()) failure_ += ": " + stop.message.text;
       if (auto frozen = freeze(stop, go_on); !frozen) note("no dump: " + frozen.error().to_string());
       return go_on;
     } else if (stop.trap->role == ExitTrap::Role::kBackstop && pending_) {
       add_exit_info("before the kernel's own dump");
-    } else if (++idle_hits_ == kMaxIdleHits) {
+    } else if (heard_.reset(); ++idle_hits_ == kMaxIdleHits) {
       note(fmt::format("{} schedulers ended without an error: traps are off", kMaxIdleHits));
       traps_.clear();
       change_traps();
     }
   }
-  if (auto resumed = machine_.resume(); !resumed) note("cannot resume: " + resumed.error().to_string());
+  if (auto resumed = resume(stop.since); !resumed) note("cannot resume: " + resumed.error().to_string());
   return true;
 }
 
@@ -202,6 +267,7 @@ Expected<void> FreezeCoordinator::dump_now(const std::string& reason, bool resum
   if (dumps_ >= options_.max_dumps)
     return fail(ErrorCode::kHost, fmt::format("{} dumps were taken of this run already", dumps_));
   if (receivers_.on_disturbance) receivers_.on_disturbance("stopped for a dump (" + reason + ")");
+  const auto since = Clock::now();
   auto paused = machine_.pause(options_.rendezvous_limit);
   if (!paused) return std::unexpected(std::move(paused.error()));
   return freeze({.reason = reason,
@@ -211,7 +277,7 @@ Expected<void> FreezeCoordinator::dump_now(const std::string& reason, bool resum
                  .sched = {},
                  .kind = 0,
                  .pause = std::move(*paused),
-                 .since = Clock::now()},
+                 .since = since},
                 resume);
 }
 
@@ -226,9 +292,7 @@ void FreezeCoordinator::fill_header(const Stop& stop, nanoseconds frozen,
     header.set_trap_address(stop.address);
     header.set_trap_cpu(stop.cpu);
     header.set_trap_exit_kind(stop.kind);
-    for (const Enumerator& kind : dumper_.plan().constants.exit_kinds) {
-      if (kind.value == stop.kind) header.set_trap_exit_kind_name(kind.name);
-    }
+    header.set_trap_exit_kind_name(name_of_kind(stop.kind));
     header.set_trap_sched(stop.sched.value());
   }
   header.set_rendezvous_ns(static_cast<std::uint64_t>(stop.pause.rendezvous.count()));
@@ -236,7 +300,7 @@ void FreezeCoordinator::fill_header(const Stop& stop, nanoseconds frozen,
   for (const std::uint32_t cpu : stop.pause.missing) header.add_vcpus_missing(cpu);
 }
 
-Expected<void> FreezeCoordinator::freeze(const Stop& stop, bool resume) {
+Expected<void> FreezeCoordinator::freeze(const Stop& stop, bool go_on) {
   const auto registers = all_registers();
   auto captured = [&]() -> Expected<ScxCaptured> {
     if (auto located = locate(registers); !located) return std::unexpected(std::move(located.error()));
@@ -245,8 +309,8 @@ Expected<void> FreezeCoordinator::freeze(const Stop& stop, bool resume) {
   const nanoseconds frozen = Clock::now() - stop.since;
   if (captured && receivers_.on_stopped)
     receivers_.on_stopped(dumps_ + 1, {memory(), registers, nullptr, std::nullopt});
-  if (resume) {
-    if (auto resumed = machine_.resume(); !resumed) note("cannot resume: " + resumed.error().to_string());
+  if (go_on) {
+    if (auto resumed = resume(stop.since); !resumed) note("cannot resume: " + resumed.error().to_string());
   }
   if (!captured) return std::unexpected(std::move(captured.error()));
   for (std::size_t cpu = 0; cpu < captured->vcpus.size() && cpu < stop.pause.stopped_after.size(); ++cpu) {
@@ -254,7 +318,7 @@ Expected<void> FreezeCoordinator::freeze(const Stop& stop, bool resume) {
       captured->vcpus[cpu].set_stopped_after_ns(static_cast<std::uint64_t>(after->count()));
   }
   finish();  // an earlier one that still waits
-  Pending pending{dumper_.inspect(*captured), Kva(), 0};
+  Pending pending{dumper_.inspect(*captured), Kva(), 0, {}};
   fill_header(stop, frozen, *pending.dump.mutable_header());
   for (std::size_t i = 0; i < captured->objects.scheds.size(); ++i) {
     const SchedObjects& sched = captured->objects.scheds[i];
@@ -263,11 +327,12 @@ Expected<void> FreezeCoordinator::freeze(const Stop& stop, bool resume) {
       pending.sched = i;
     }
   }
+  add_message(stop, pending);
   arena_ = std::move(captured->memory);
   ++dumps_;
   pending_ = std::move(pending);
   // Only the exit of a scheduler that goes on leads past the place where the kernel's dump is complete.
-  if (stop.trap == nullptr || !resume) finish();
+  if (stop.trap == nullptr || !go_on) finish();
   return {};
 }
 
@@ -280,11 +345,17 @@ void FreezeCoordinator::add_exit_info(const char* when) {
   auto& message = *pending_->dump.mutable_scheds(static_cast<int>(pending_->sched))->mutable_exit_info();
   inspect_exit_info(dumper_.plan(), dumper_.kernel(), *view, pending_->exit_info, message);
   message.set_read(when);
+  pending_->message_problem.clear();
 }
 
 void FreezeCoordinator::finish() {
   if (!pending_) return;
   ktstr::v1::Dump dump = std::move(pending_->dump);
+  if (!pending_->message_problem.empty()) {
+    auto& absence = *dump.add_absent();
+    absence.set_what("exit message, or a part of it");
+    absence.set_reason(pending_->message_problem);
+  }
   pending_.reset();
   if (receivers_.on_dump) receivers_.on_dump(dumps_, std::move(dump));
 }

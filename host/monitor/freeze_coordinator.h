@@ -64,8 +64,16 @@ class FreezeCoordinator {
   Expected<void> arm_running();
   bool armed() const { return armed_; }
 
+  // How long the guest has stood still for dumps and traps until now, host time.
+  std::chrono::nanoseconds stood_still() const { return stood_still_; }
+  // After on_trap() returned false: what the scheduler failed of, "SCX_EXIT_ERROR_STALL", with the message
+  // behind it where that is known.
+  const std::string& failure() const { return failure_; }
+
   // What the guest said of itself.
   void set_vmcoreinfo(Gpa gpa, std::uint64_t size) { vmcoreinfo_at_ = {gpa, size}; }
+  // The text of that note, of the stopped guest; empty when there is none.
+  std::string vmcoreinfo_text() const;
 
   // The machine stands at a trap. Resumes it; false when it is to be ended instead.
   bool on_trap(const MachineEvent& event);
@@ -82,6 +90,8 @@ class FreezeCoordinator {
     ktstr::v1::Dump dump;
     Kva exit_info;      // of the scheduler that failed
     std::size_t sched;  // its index in the dump
+    // Why the message is not there, or not all of it.
+    std::string message_problem;
   };
   // How the guest came to stand still.
   struct Stop {
@@ -93,18 +103,25 @@ class FreezeCoordinator {
     std::uint64_t kind = 0;
     PauseReport pause;
     std::chrono::steady_clock::time_point since;
+    // Of a claim: the message that the kernel is about to make, and which function was told.
+    ExpandedFormat message = {};
+    std::string told = {};
   };
 
   Expected<void> set_traps();
   void change_traps();
+  Expected<void> resume(std::chrono::steady_clock::time_point since);
+  void listen(const ExitTrap& trap, std::uint32_t cpu, const VcpuRegisters& registers);
+  void take_message(const VcpuRegisters& registers, Stop& stop);
+  void add_message(const Stop& stop, Pending& pending) const;
+  std::string name_of_kind(std::uint64_t kind) const;
   GuestMemory memory() const;
   std::vector<std::optional<VcpuRegisters>> all_registers();
-  std::optional<Vmcoreinfo> read_vmcoreinfo() const;
   Expected<void> locate(std::span<const std::optional<VcpuRegisters>> registers);
   std::uint64_t exit_kind_of(KernelMemory& memory, Kva sched) const;
   Kva root_sched(KernelMemory& memory) const;
   bool worth_a_dump(const ExitTrap& trap, const VcpuRegisters& registers, Stop& stop);
-  Expected<void> freeze(const Stop& stop, bool resume);
+  Expected<void> freeze(const Stop& stop, bool go_on);
   void add_exit_info(const char* when);
   void fill_header(const Stop& stop, std::chrono::nanoseconds frozen, ktstr::v1::DumpHeader& header) const;
   const ExitTrap* trap_at(std::uint64_t address) const;
@@ -120,6 +137,15 @@ class FreezeCoordinator {
   std::uint32_t dumps_ = 0;
   std::uint32_t idle_hits_ = 0;
   std::optional<Pending> pending_;
+  // What the last function of role kTold was told, and on which vCPU.
+  struct Heard {
+    std::uint32_t cpu = 0;
+    std::string symbol;
+    ExpandedFormat message;
+  };
+  std::optional<Heard> heard_;
+  std::string failure_;
+  std::chrono::nanoseconds stood_still_{};
   CapturedMemory arena_;
   std::optional<std::pair<Gpa, std::uint64_t>> vmcoreinfo_at_;
 };

@@ -204,7 +204,9 @@ GuardSample Attempt::sample() const {
   const Machine::VcpuTime vcpus = machine_.vcpu_time();
   GuardSample sample = guest_sample();
   sample.real_time = since_start();
+  sample.stood_still = freezer_ != nullptr ? freezer_->stood_still() : 0ns;
   sample.vcpu_active = vcpus.used + vcpus.waited;
+  sample.host_time_is_cpu_time = record_ != nullptr;
   sample.host_time = record_ != nullptr ? vcpus.used : sample.real_time;
   sample.vcpu_waited = record_ != nullptr ? 0ns : vcpus.waited;
   return sample;

@@ -25,8 +25,10 @@ std::string file_line(const InitramfsEntry& entry) {
 }  // namespace
 
 std::string plan_text(const ktstr::v1::RunPlan& plan) {
+  google::protobuf::TextFormat::Printer printer;
+  printer.SetUseShortRepeatedPrimitives(true);  // a row of distances is a line
   std::string text;
-  google::protobuf::TextFormat::PrintToString(plan, &text);
+  printer.PrintToString(plan, &text);
   return "# proto-message: ktstr.v1.RunPlan\n" + text;
 }
 

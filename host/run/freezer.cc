@@ -1,29 +1,27 @@
 #include "host/run/freezer.h"
 
-#include <ctime>
 #include <utility>
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include "common/utc_time.h"
 #include "host/memory/core_writer.h"
 #include "host/report/dump/dump_file.h"
+#include "host/report/dump/safe_text.h"
+#include "host/run/core_registers.h"
 
 namespace ktstr {
 namespace {
 
 constexpr int kShownFindings = 5;
 
-// The text in the note that the guest has pointed out; empty when it is not there.
-std::string vmcoreinfo_text(const GuestMemory& memory, const ktstr::v1::GuestFacts& facts) {
-  if (facts.vmcoreinfo_size() == 0 || facts.vmcoreinfo_size() > Vmcoreinfo::kMaxSize) return {};
-  std::string bytes(facts.vmcoreinfo_size(), '\0');
-  ReadBudget budget(bytes.size(), 100);
-  if (!memory.read(Gpa(facts.vmcoreinfo_gpa()), std::as_writable_bytes(std::span(bytes)), budget)) return {};
-  const std::size_t begin = bytes.find("OSRELEASE=");
-  if (begin == std::string::npos) return {};
-  const std::size_t end = bytes.find('\0', begin);
-  return bytes.substr(begin, end == std::string::npos ? end : end - begin);
+// What the scheduler whose exit was trapped says, or would have said.
+std::string exit_message(const ktstr::v1::Dump& dump) {
+  for (const auto& sched : dump.scheds()) {
+    if (sched.address() == dump.header().trap_sched() || dump.header().trap_sched() == 0)
+      return sched.exit_info().msg();
+  }
+  return {};
 }
 
 }  // namespace
@@ -53,6 +51,12 @@ Expected<void> Freezer::prepare() {
   return {};
 }
 
+// The payload is entered where it was linked; the decompressor moves the kernel unless it is told not to.
+bool Freezer::runs_where_linked(const Machine& machine) const {
+  const std::string words = " " + machine.command_line().text + " ";
+  return prepared_.enter_payload || words.find(" nokaslr ") != std::string::npos;
+}
+
 Expected<void> Freezer::begin(Machine& machine) {
   end();
   machine_ = &machine;
@@ -66,7 +70,7 @@ Expected<void> Freezer::begin(Machine& machine) {
           .stop_on_trap = request_.on_freeze == RunRequest::OnFreeze::kStop,
           .before_kernel_dump = request_.freeze_at == RunRequest::FreezeAt::kDump,
           .claim_only = record_ != nullptr && request_.freeze_at == RunRequest::FreezeAt::kClaim,
-          .no_kaslr = prepared_.enter_payload},
+          .no_kaslr = runs_where_linked(machine)},
       FreezeCoordinator::Receivers{
           .on_dump = [this](std::uint32_t number, ktstr::v1::Dump&& dump) { write(number, std::move(dump)); },
           .on_stopped = request_.core ? [this](std::uint32_t number,
@@ -101,7 +105,7 @@ bool Freezer::on_trap(Machine& machine, const MachineEvent& event) {
     return true;
   }
   const bool go_on = coordinator_->on_trap(event);
-  if (!go_on) stopped_by_ = records_.empty() ? "scheduler error" : records_.back().trap();
+  if (!go_on) stopped_by_ = printable_utf8(coordinator_->failure());
   return go_on;
 }
 
@@ -133,24 +137,9 @@ void Freezer::write_core_file(std::uint32_t number, const StoppedGuest& guest) {
   CoreContents contents;
   for (const RamRegion& region : machine_->ram())
     contents.ranges.push_back({Gpa(region.gpa), region.host.size()});
-  for (const auto& one : guest.registers) {
-    VcpuRegistersOfCore& vcpu = contents.vcpus.emplace_back();
-    if (!one) continue;
-    vcpu.general = {one->rax, one->rbx, one->rcx, one->rdx, one->rsi, one->rdi, one->rbp, one->rsp,
-                    one->r8,  one->r9,  one->r10, one->r11, one->r12, one->r13, one->r14, one->r15};
-    vcpu.rip = one->rip;
-    vcpu.rflags = one->rflags;
-    vcpu.cs = one->cs;
-    vcpu.gs_base = one->gs_base;
-    vcpu.cr0 = one->cr0;
-    vcpu.cr2 = one->cr2;
-    vcpu.cr3 = one->cr3;
-    vcpu.cr4 = one->cr4;
-    vcpu.idt_base = one->idt_base;
-    vcpu.idt_limit = one->idt_limit;
-    vcpu.kernel_gs_base = one->kernel_gs_base;
-  }
-  const std::string vmcoreinfo = vmcoreinfo_text(guest.memory, facts_);
+  for (const auto& one : guest.registers)
+    contents.vcpus.push_back(one ? to_core(*one) : VcpuRegistersOfCore());
+  const std::string vmcoreinfo = coordinator_->vmcoreinfo_text();
   contents.vmcoreinfo = vmcoreinfo;
   contents.direct_map = dumper_->location().page_offset_base;
   const auto path = folder_->path() / fmt::format("dump-{}.core", number + numbered_);
@@ -161,13 +150,14 @@ void Freezer::write_core_file(std::uint32_t number, const StoppedGuest& guest) {
 void Freezer::write(std::uint32_t number, ktstr::v1::Dump&& dump) {
   number += numbered_;
   auto& header = *dump.mutable_header();
-  header.set_taken_at(fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))));
+  header.set_taken_at(rfc3339_now());
   header.set_run_id(folder_->id());
   header.set_ktstr_vm_version(request_.version);
   auto& record = records_.emplace_back();
   record.set_number(number);
   record.set_reason(header.reason());
   record.set_trap(header.trap_exit_kind_name().empty() ? header.trap() : header.trap_exit_kind_name());
+  record.set_message(printable_utf8(exit_message(dump)));
   record.set_frozen_ns(header.frozen_ns());
   record.set_faults(header.faults());
   record.set_tasks(static_cast<std::uint32_t>(dump.tasks_size()));

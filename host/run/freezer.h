@@ -2,6 +2,7 @@
 // folder, its record and its result.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -49,13 +50,19 @@ class Freezer {
   // The machine is about to end: writes what waits.
   void end();
 
+  // How long this attempt's guest has stood still for it until now, host time.
+  std::chrono::nanoseconds stood_still() const {
+    return coordinator_ ? coordinator_->stood_still() : std::chrono::nanoseconds(0);
+  }
   const std::vector<ktstr::v1::DumpRecord>& records() const { return records_; }
   const std::vector<std::string>& warnings() const { return warnings_; }
-  // "SCX_EXIT_ERROR_STALL", of the failure that ended the run by --on-freeze stop; else empty.
+  // "SCX_EXIT_ERROR_STALL: worker[73] failed to run for 3.050s", of the failure that ended the run by
+  // --on-freeze stop; else empty. The message is the guest's word, made printable.
   const std::string& stopped_by() const { return stopped_by_; }
 
  private:
   Expected<void> make_dumper();
+  bool runs_where_linked(const Machine& machine) const;
   void write(std::uint32_t number, ktstr::v1::Dump&& dump);
   void write_core_file(std::uint32_t number, const StoppedGuest& guest);
   void note(const std::string& text);

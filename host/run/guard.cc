@@ -22,7 +22,11 @@ nanoseconds guest_elapsed(std::uint64_t now, std::uint64_t since) {
 }  // namespace
 
 std::optional<GuardTrip> Guard::look(const GuardSample& sample) {
-  const nanoseconds host = std::max(sample.host_time - last_host_time_, nanoseconds(0));
+  const nanoseconds still = std::max(sample.stood_still - last_stood_still_, nanoseconds(0));
+  last_stood_still_ = std::max(last_stood_still_, sample.stood_still);
+  // CPU time has no part in it.
+  const nanoseconds lost = sample.host_time_is_cpu_time ? nanoseconds(0) : still;
+  const nanoseconds host = std::max(sample.host_time - last_host_time_ - lost, nanoseconds(0));
   const nanoseconds waited = std::clamp(sample.vcpu_waited - last_waited_, nanoseconds(0), host);
   machine_time_ += host - waited;
   last_host_time_ = sample.host_time;
@@ -32,7 +36,7 @@ std::optional<GuardTrip> Guard::look(const GuardSample& sample) {
     last_progress_at_ = machine_time_;
   }
 
-  if (auto trip = look_at_standstill(sample)) return trip;
+  if (auto trip = look_at_standstill(sample, still)) return trip;
   if (sample.phase == Session::Phase::kBye) {
     if (bye_at_ < nanoseconds(0)) bye_at_ = machine_time_;
     if (machine_time_ - bye_at_ > limits_.finish) {
@@ -54,14 +58,16 @@ std::optional<GuardTrip> Guard::look(const GuardSample& sample) {
   return look_at_guest_time(sample);
 }
 
-std::optional<GuardTrip> Guard::look_at_standstill(const GuardSample& sample) {
+std::optional<GuardTrip> Guard::look_at_standstill(const GuardSample& sample, nanoseconds still) {
+  inactive_ += std::max(sample.real_time - last_real_time_ - still, nanoseconds(0));
+  last_real_time_ = sample.real_time;
   if (sample.vcpu_active != last_active_) {
     last_active_ = sample.vcpu_active;
-    last_active_at_ = sample.real_time;
+    inactive_ = nanoseconds(0);
   }
   // A kernel without CONFIG_SCHED_INFO tells nothing: then there is nothing to go by.
   const bool known = sample.vcpu_active > nanoseconds(0);
-  if (!known || sample.real_time - last_active_at_ <= limits_.standstill) return std::nullopt;
+  if (!known || inactive_ <= limits_.standstill) return std::nullopt;
   return GuardTrip{
       GuardTrip::Kind::kStandstill,
       fmt::format("the machine has stood still for {:.0f} s of host time: it neither ran nor waited for a "

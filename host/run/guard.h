@@ -4,7 +4,8 @@
 // fail for that. The guard counts "machine time": host time less the time in which the vCPUs were runnable
 // and waited for a host CPU
 // (/proc/<pid>/task/<tid>/schedstat). Where the guest tells its own time (frames carry CLOCK_MONOTONIC) the
-// limits of the scenario count that. A deterministic guest has no time but its own: there machine time is the
+// limits of the scenario count that. Nor does it count while we keep the guest frozen, for a dump, or for
+// seconds to write a core. A deterministic guest has no time but its own: there machine time is the
 // CPU time that the emulator has used for it, and a machine that does nothing at all is a fault of the host.
 // Pure logic, fed by the runner's timer; no clock is read here.
 #pragma once
@@ -34,8 +35,11 @@ struct GuardSample {
   // What advances machine time: host time since the start of the machine, or, where the guest's clock counts
   // instructions, the CPU time its vCPUs have used.
   std::chrono::nanoseconds host_time{};
+  bool host_time_is_cpu_time = false;
   std::chrono::nanoseconds vcpu_waited{};  // Machine::VcpuTime::waited; 0 where host_time is CPU time
   std::chrono::nanoseconds real_time{};    // host time since the start of the machine, in either case
+  // How much of real_time we kept the machine standing still for dumps and traps: it counts for nothing.
+  std::chrono::nanoseconds stood_still{};
   std::chrono::nanoseconds vcpu_active{};  // Machine::VcpuTime::used + waited
   std::uint64_t progress = 0;              // grows with every frame and console byte
   Session::Phase phase = Session::Phase::kBooting;
@@ -64,17 +68,19 @@ class Guard {
   std::chrono::nanoseconds machine_time() const { return machine_time_; }
 
  private:
-  std::optional<GuardTrip> look_at_standstill(const GuardSample& sample);
+  std::optional<GuardTrip> look_at_standstill(const GuardSample& sample, std::chrono::nanoseconds still);
 
   GuardLimits limits_;
   std::chrono::nanoseconds machine_time_{};
   std::chrono::nanoseconds last_host_time_{};
+  std::chrono::nanoseconds last_real_time_{};
+  std::chrono::nanoseconds last_stood_still_{};
   std::chrono::nanoseconds last_waited_{};
   std::chrono::nanoseconds last_progress_at_{};
   std::chrono::nanoseconds bye_at_{-1};
   std::uint64_t last_progress_ = 0;
   std::chrono::nanoseconds last_active_{-1};
-  std::chrono::nanoseconds last_active_at_{};
+  std::chrono::nanoseconds inactive_{};  // since vcpu_active last changed
 };
 
 }  // namespace ktstr

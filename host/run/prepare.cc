@@ -10,12 +10,15 @@
 
 #include "common/quote.h"
 #include "common/units.h"
+#include "host/machine/ram_layout.h"
+#include "host/run/cpu_flags.h"
 #include "host/run/determinism.h"
 #include "host/run/guest_files.h"
+#include "host/run/machine_shape.h"
 #include "host/run/own_memory.h"
 #include "host/run/scenario_file.h"
 #include "host/run/scheduler_finder.h"
-#include "host/run/topology_spec.h"
+#include "host/run/topology_file.h"
 
 namespace ktstr {
 namespace {
@@ -25,17 +28,9 @@ using SteadyClock = std::chrono::steady_clock;
 using ktstr::v1::RunPlan;
 
 constexpr std::uint32_t kSchemaVersion = 1;
-constexpr std::uint32_t kDefaultCpus = 2;
 // x86's COMMAND_LINE_SIZE (arch/x86/include/asm/setup.h) with its terminating zero; the kernel cuts what is
 // longer.
 constexpr std::size_t kMaxCommandLine = 2048;
-
-// Guest RAM: room for the kernel and the files (the archive and its unpacked copy), for each CPU's own data,
-// and for the work itself. Schedulers with arenas and verifier runs need some 100 MiB.
-constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
-constexpr std::uint64_t kLeastMemory = 512 * kMiB;
-constexpr std::uint64_t kWorkMemory = 256 * kMiB;
-constexpr std::uint64_t kMemoryPerCpu = 32 * kMiB;
 
 // Default limits, see proto/plan.proto.
 constexpr std::string_view kBootLimit = "60s";
@@ -66,22 +61,6 @@ class PhaseTimer {
   std::string name_;
   SteadyClock::time_point start_ = SteadyClock::now();
 };
-
-Expected<CpuTopology> resolve_topology(const RunRequest& request) {
-  if (!request.topology.empty()) return parse_topology(request.topology);
-  CpuTopology topology;
-  topology.cores_per_llc = request.cpus.value_or(kDefaultCpus);
-  return topology;
-}
-
-// Before the scenario is read, whose CPU sets refer to these CPUs; memory is decided later, when the files
-// are known.
-Expected<void> check_topology(AccelChoice kind, const CpuTopology& topology) {
-  BootSpec spec;
-  spec.topology = topology;
-  spec.memory_bytes = topology.numa_nodes * kLeastMemory;
-  return check_limits(kind, spec);
-}
 
 // Checks everything that is text only; fills the plan's limits and includes.
 Expected<void> take_simple_options(const RunRequest& request, RunPlan& plan) {
@@ -157,23 +136,6 @@ Expected<void> check_requirements(const RunPlan& plan, const KernelImage& kernel
   return {};
 }
 
-Expected<std::uint64_t> resolve_memory(const RunRequest& request, const KernelImage& kernel,
-                                       std::uint64_t files, std::uint32_t cpus) {
-  if (!request.memory.empty()) {
-    auto size = parse_size(request.memory);
-    if (!size) return propagate(std::move(size.error()), "reading --memory");
-    const std::uint64_t least = kernel.init_size() + 2 * files + 16 * kMiB;
-    if (*size < least) {
-      return fail(ErrorCode::kUsage, fmt::format("--memory {} is too little: kernel and files alone need {}",
-                                                 request.memory, format_size(least)));
-    }
-    // Machines have whole pages; QEMU wants its memory file to be a multiple of 2 MiB with some backends.
-    return (*size + 2 * kMiB - 1) / (2 * kMiB) * (2 * kMiB);
-  }
-  const std::uint64_t need = kernel.init_size() + 3 * files + cpus * kMemoryPerCpu + kWorkMemory;
-  return std::max(kLeastMemory, (need + 64 * kMiB - 1) / (64 * kMiB) * (64 * kMiB));
-}
-
 std::vector<KernelArgument> kernel_arguments(const RunRequest& request) {
   std::vector<KernelArgument> arguments = {
       {"oops=panic", "an oops ends the run: what a damaged kernel does afterwards proves nothing"},
@@ -187,9 +149,20 @@ std::vector<KernelArgument> kernel_arguments(const RunRequest& request) {
 
 // Enters the payload directly where that is possible, because decompressing in the guest costs most of the
 // boot.
-Expected<bool> resolve_entry(const RunRequest& request, const KernelImage& kernel) {
-  if (!request.kaslr && kernel.has_pvh_entry()) return true;
+Expected<bool> resolve_entry(const RunRequest& request, const ktstr::v1::MachineSpec& machine,
+                             const KernelImage& kernel) {
+  // It is the decompressor that switches 5-level paging on (arch/x86/boot/compressed/pgtable_64.c); a kernel
+  // that is entered behind it keeps 4 levels.
+  const bool five_levels = std::find(machine.cpu_flags().begin(), machine.cpu_flags().end(), kFiveLevels) !=
+                           machine.cpu_flags().end();
+  if (!request.kaslr && !five_levels && kernel.has_pvh_entry()) return true;
   if (kernel.kind() != ImageKind::kVmlinux) return false;
+  if (five_levels) {
+    return fail(ErrorCode::kUsage,
+                fmt::format("--cpu-flags {} needs a bzImage: '{}' is a vmlinux, and it is the bzImage's "
+                            "decompressor that switches 5-level paging on",
+                            kFiveLevels, kernel.image_path()));
+  }
   if (request.kaslr) {
     return fail(
         ErrorCode::kUsage,
@@ -255,16 +228,16 @@ void describe_kernel(const KernelImage& kernel, RunPlan& plan) {
   spec->set_config_source(kernel.config().source());
 }
 
-void describe_machine(const RunRequest& request, const CpuTopology& topology, std::uint64_t memory,
-                      RunPlan& plan) {
+Expected<void> describe_machine(const RunRequest& request, AccelChoice kind, const CpuTopology& topology,
+                                std::uint64_t memory, RunPlan& plan) {
   auto* machine = plan.mutable_machine();
-  machine->set_kind(ktstr::v1::MachineSpec::TCG);
+  machine->set_kind(kind == AccelChoice::kKvm ? ktstr::v1::MachineSpec::KVM : ktstr::v1::MachineSpec::TCG);
   machine->set_memory_bytes(memory);
   machine->set_kaslr(request.kaslr);
-  machine->mutable_topology()->set_numa_nodes(topology.numa_nodes);
-  machine->mutable_topology()->set_llcs(topology.llcs);
-  machine->mutable_topology()->set_cores_per_llc(topology.cores_per_llc);
-  machine->mutable_topology()->set_threads_per_core(topology.threads_per_core);
+  const auto nodes = node_memory(topology, memory);
+  if (!nodes) return std::unexpected(nodes.error());
+  *machine->mutable_topology() = whole_topology(topology, *nodes);
+  return {};
 }
 
 }  // namespace
@@ -281,8 +254,12 @@ Expected<Prepared> prepare(const RunRequest& request) {
   if (auto taken = take_seed(request, plan); !taken) return std::unexpected(std::move(taken.error()));
   const auto choice = resolve_machine(request);
   if (!choice) return std::unexpected(choice.error());
-  if (auto possible = check_topology(choice->kind, *topology); !possible)
+  if (auto possible = check_topology_limits(choice->kind, *topology); !possible)
     return std::unexpected(std::move(possible.error()));
+  auto cpu_flags = parse_cpu_flags(request.cpu_flags);
+  if (!cpu_flags) return std::unexpected(std::move(cpu_flags.error()));
+  if (!cpu_flags->empty() && choice->kind != AccelChoice::kTcg)
+    return fail(ErrorCode::kUsage, "--cpu-flags is for emulated CPUs; add --accel tcg");
   auto scenario = load_scenario(request.scenario, topology->cpus(), request.duration);
   if (!scenario) return std::unexpected(std::move(scenario.error()));
   *plan.mutable_scenario() = std::move(scenario->scenario);
@@ -298,11 +275,14 @@ Expected<Prepared> prepare(const RunRequest& request) {
   if (auto fits = check_requirements(plan, *kernel, topology->cpus(), warnings); !fits) {
     return std::unexpected(std::move(fits.error()));
   }
+  if (auto able = check_topology_config(*topology, kernel->config(), kernel->release(), warnings); !able)
+    return std::unexpected(std::move(able.error()));
   if (plan.has_deterministic()) {
     if (auto able = check_deterministic_kernel(*kernel); !able)
       return std::unexpected(std::move(able.error()));
   }
-  const auto enter_payload = resolve_entry(request, *kernel);
+  for (std::string& flag : *cpu_flags) plan.mutable_machine()->add_cpu_flags(std::move(flag));
+  const auto enter_payload = resolve_entry(request, plan.machine(), *kernel);
   if (!enter_payload) return std::unexpected(enter_payload.error());
   describe_kernel(*kernel, plan);
 
@@ -313,9 +293,11 @@ Expected<Prepared> prepare(const RunRequest& request) {
         plan, *kernel, plan.has_deterministic() ? std::vector<std::string>() : needed_modules(choice->kind));
   }();
   if (!initramfs) return std::unexpected(std::move(initramfs.error()));
-  const auto memory = resolve_memory(request, *kernel, initramfs->size, topology->cpus());
+  const auto memory =
+      resolve_memory(request, *topology, {.kernel = kernel->init_size(), .files = initramfs->size});
   if (!memory) return std::unexpected(memory.error());
-  describe_machine(request, *topology, *memory, plan);
+  if (auto described = describe_machine(request, choice->kind, *topology, *memory, plan); !described)
+    return std::unexpected(std::move(described.error()));
   std::string packed_plan;
   if (plan.has_deterministic()) {
     packed_plan = serialize(plan_for_guest(plan));
@@ -353,12 +335,13 @@ Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, c
   spec.command_line = prepared.append;
   spec.memory_bytes = prepared.plan.machine().memory_bytes();
   spec.topology = prepared.topology;
+  const auto& flags = prepared.plan.machine().cpu_flags();
+  spec.cpu_flags.assign(flags.begin(), flags.end());
   if (prepared.plan.has_deterministic()) {
     spec.deterministic = DeterministicClock{.shift = prepared.plan.deterministic().clock_shift(),
                                             .seed = prepared.plan.deterministic().random_seed()};
   }
-  const std::string hz(prepared.kernel.config().lookup("CONFIG_HZ").text);
-  spec.kernel_hz = static_cast<std::uint32_t>(std::strtoul(hz.c_str(), nullptr, 10));
+  spec.kernel_hz = prepared.kernel.config().hz();
   auto machine =
       create_machine(prepared.machine_choice.kind, loop, std::move(spec), {.single_thread = single_thread});
   if (machine && (*machine)->command_line().text.size() >= kMaxCommandLine) {

@@ -40,6 +40,16 @@ std::string to_text(const RunOwner& owner) {
   return fmt::format("{} {}\n", owner.pid, owner.start_time);
 }
 
+Expected<RunOwnerFile> RunOwnerFile::create(const RunFolder& folder) {
+  if (auto written = folder.write(kRunOwnerFile, to_text(this_process())); !written)
+    return std::unexpected(std::move(written.error()));
+  return RunOwnerFile(folder);
+}
+
+RunOwnerFile::~RunOwnerFile() {
+  if (folder_) folder_->remove(kRunOwnerFile);
+}
+
 Expected<RunOwner> read_run_owner(const std::string& folder) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(folder, ignored))

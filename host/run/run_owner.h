@@ -7,9 +7,12 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "common/error.h"
+#include "host/run/run_folder.h"
 
 namespace ktstr {
 
@@ -24,6 +27,20 @@ inline constexpr const char* kRunOwnerFile = "pid";
 // This process.
 RunOwner this_process();
 std::string to_text(const RunOwner& owner);
+
+// The file, in a folder: there as long as this object is.
+class RunOwnerFile {
+ public:
+  // Names this process. Error kHost when it cannot be written.
+  static Expected<RunOwnerFile> create(const RunFolder& folder);
+  RunOwnerFile(RunOwnerFile&& other) noexcept : folder_(std::exchange(other.folder_, std::nullopt)) {}
+  RunOwnerFile& operator=(RunOwnerFile&&) = delete;
+  ~RunOwnerFile();
+
+ private:
+  explicit RunOwnerFile(const RunFolder& folder) : folder_(folder) {}
+  std::optional<RunFolder> folder_;  // nothing: moved from
+};
 
 // Of the run in `folder`. Error kUsage: there is no such folder, it is no run's, or its run is over.
 Expected<RunOwner> read_run_owner(const std::string& folder);

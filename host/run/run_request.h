@@ -18,6 +18,7 @@ struct RunRequest {
   std::string scenario = "steady";         // --scenario: catalog name or file
   std::optional<std::uint32_t> cpus;       // --cpus
   std::string topology;                    // --topology: "numa=1,llcs=2,cores=2,threads=1"
+  std::string cpu_flags;                   // --cpu-flags: "+la57,-avx2"
   std::string memory;                      // --memory: "1G"; empty: computed
   std::string duration;                    // --duration
   std::string out = "ktstr-out";           // --out

@@ -4,17 +4,16 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <ctime>
 #include <memory>
 #include <thread>
 #include <utility>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/signal_set.hpp>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include "common/quote.h"
+#include "common/utc_time.h"
 #include "host/report/json_writer.h"
 #include "host/report/verdict_text.h"
 #include "host/run/attempt.h"
@@ -108,7 +107,7 @@ void describe_machine(ktstr::v1::HostSection& host, const Machine& machine, cons
 }
 
 void describe_host(ktstr::v1::HostSection& host, const RunRequest& request, const Prepared& prepared) {
-  host.set_started_at(fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr))));
+  host.set_started_at(rfc3339_now());
   for (const std::string& argument : request.argv) host.add_argv(argument);
   for (const auto& phase : prepared.phases) *host.add_phases() = phase;
   for (const std::string& warning : prepared.warnings) host.add_warnings(warning);
@@ -282,8 +281,8 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
     return std::unexpected(std::move(written.error()));
   if (auto written = folder->write("command", shell_quoted(request.argv) + "\n"); !written)
     return std::unexpected(std::move(written.error()));
-  if (auto written = folder->write(kRunOwnerFile, to_text(this_process())); !written)
-    return std::unexpected(std::move(written.error()));
+  const auto owner = RunOwnerFile::create(*folder);
+  if (!owner) return std::unexpected(owner.error());
   auto logs = open_logs(*folder);
   if (!logs) return std::unexpected(std::move(logs.error()));
 
@@ -311,7 +310,6 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
     // The verdict stands even when its file could not be written.
     result.mutable_host()->add_warnings(written.error().to_string());
   }
-  folder->remove(kRunOwnerFile);
   signals.stop();
   return output;
 }

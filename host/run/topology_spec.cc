@@ -2,17 +2,21 @@
 
 #include <charconv>
 #include <set>
-#include <string>
+#include <vector>
 
 #include <fmt/format.h>
 
 #include "common/quote.h"
+#include "common/read_file.h"
 #include "common/units.h"
+#include "host/run/topology_file.h"
+#include "host/run/topology_presets.h"
 
 namespace ktstr {
 namespace {
 
 constexpr std::uint32_t kMaxPerLevel = 4096;
+constexpr std::size_t kMaxFileBytes = std::size_t{1} << 20;
 
 std::uint32_t* member(CpuTopology& topology, std::string_view key) {
   if (key == "numa") return &topology.numa_nodes;
@@ -43,7 +47,35 @@ Expected<void> take_element(CpuTopology& topology, std::string_view element, std
   return {};
 }
 
+Expected<CpuTopology> find_preset(const std::string& name) {
+  std::vector<std::string> names;
+  for (const TopologyPreset& preset : topology_presets()) {
+    if (preset.name == name) return preset.topology();
+    names.emplace_back(preset.name);
+  }
+  const std::string near = closest_match(name, names);
+  return fail(ErrorCode::kUsage,
+              fmt::format("--topology {}: no such preset{}; `ktstr-vm topologies` lists them, a list is like "
+                          "numa=1,llcs=2,cores=4,threads=2, a file needs its path",
+                          quote(name), near.empty() ? "" : " (did you mean '" + near + "'?)"));
+}
+
 }  // namespace
+
+Expected<CpuTopology> load_topology(const std::string& text) {
+  const bool has_slash = text.find('/') != std::string::npos;
+  if (!has_slash && text.find('=') != std::string::npos) {
+    auto topology = parse_topology(text);
+    if (!topology) return topology;
+    if (auto ok = check_topology(*topology); !ok)
+      return propagate(std::move(ok.error()), fmt::format("reading --topology {}", quote(text)));
+    return topology;
+  }
+  if (!has_slash && text.find('.') == std::string::npos) return find_preset(text);
+  auto content = read_file(text, kMaxFileBytes, ErrorCode::kUsage);
+  if (!content) return propagate(std::move(content.error()), "reading the topology");
+  return parse_topology_file(SourceText(text, std::move(*content)));
+}
 
 Expected<CpuTopology> parse_topology(std::string_view spec) {
   CpuTopology topology;

@@ -48,12 +48,17 @@ volatile s32 fault_race SEC(".data") = 0;
 volatile u32 stall_after_ms SEC(".data") = 0;
 volatile u32 error_after_ms SEC(".data") = 0;
 volatile u32 bad_dispatch_after_ms SEC(".data") = 0;
+volatile s32 fault_spin SEC(".data") = 0;
+volatile u32 spin_after_ms SEC(".data") = 0;
+volatile u32 spin_for_ms SEC(".data") = 1000;
 
 u64 start_ns;
 u64 vtime_now;
 u64 nr_user_enqueues;
 u64 nr_held;
 u64 nr_races;
+// Which CPU spins, or did last; -1: none did.
+volatile s32 spin_cpu SEC(".data") = -1;
 struct queue {
   u64 enqueues;
   u64 moves;
@@ -210,6 +215,26 @@ static __always_inline void be_slow(u64 now) {
   bpf_loop(1 << 20, spin_step, &context, 0);
 }
 
+static long spin_round(u64 index, struct spin_context* context) {
+  bpf_loop(1 << 20, spin_step, context, 0);
+  return bpf_ktime_get_ns() >= context->until;
+}
+
+// One CPU does nothing else for a while. The kernel calls dispatch() with this CPU's run queue locked and its
+// interrupts off, so neither a tick nor another CPU's request gets through to it meanwhile.
+static __always_inline void spin_when_due(u32 cpu, u64 now) {
+  u64 passed = (now - start_ns) / kMillisecond;
+  if (spin_after_ms && passed >= spin_after_ms) {
+    spin_after_ms = 0;
+    fault_spin = 1;
+  }
+  // Whoever takes it back to 0 is the one.
+  if (!fault_spin || !__sync_val_compare_and_swap(&fault_spin, 1, 0)) return;
+  spin_cpu = (s32)cpu;
+  struct spin_context context = {.until = now + (u64)spin_for_ms * kMillisecond};
+  bpf_loop(1 << 10, spin_round, &context, 0);
+}
+
 // Takes the task away from everybody. True when it is BPF's now.
 static __always_inline void keep_for_ever(struct task_struct* p, struct cpu_stats* stats,
                                           struct task_state* state, u64 now, u64 dsq_id, u64 enq_flags) {
@@ -347,6 +372,7 @@ void BPF_PROG(ktstr_dispatch, s32 cpu, struct task_struct* prev) {
   if (!stats) return;
   stats->dispatches++;
   check_clock(now);
+  spin_when_due((u32)cpu, now);
   be_slow(now);
 #ifndef KTSTR_BUILTIN_DSQS
   if (fault_stall) {

@@ -1,9 +1,11 @@
 // ktstr-sched: loads the scheduler, waits for its end, says why it ended.
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
+#include <cstring>
 #include <ctime>
 #include <string>
 #include <vector>
@@ -83,6 +85,18 @@ void report(const ExitRecord& record) {
              stderr);
 }
 
+// The `S` of Documentation/admin-guide/sysrq.rst: all tasks go back to the kernel's own scheduler. Root may
+// write any command there, whatever the mask in /proc/sys/kernel/sysrq says.
+void raise_sysrq() {
+  constexpr const char* kTrigger = "/proc/sysrq-trigger";
+  std::FILE* const trigger = std::fopen(kTrigger, "w");
+  const bool written = trigger != nullptr && std::fputc('S', trigger) != EOF;
+  const bool closed = trigger != nullptr && std::fclose(trigger) == 0;
+  if (!written || !closed)
+    std::fputs(fmt::format("ktstr-sched: cannot write {}: {}\n", kTrigger, strerrordesc_np(errno)).c_str(),
+               stderr);
+}
+
 int run(const Options& options) {
   const sigset_t signals = end_signals();
   sigprocmask(SIG_BLOCK, &signals, nullptr);
@@ -95,11 +109,16 @@ int run(const Options& options) {
   say("ktstr-sched: attached");
 
   const Clock::time_point begun = Clock::now();
-  const auto is_over = [&] {
-    return options.exit_after_ms != 0 &&
-           Clock::now() - begun >= std::chrono::milliseconds(options.exit_after_ms);
+  const auto is_due = [&](std::uint64_t after_ms) {
+    return after_ms != 0 && Clock::now() - begun >= std::chrono::milliseconds(after_ms);
   };
-  while (!scheduler->has_exited() && sigtimedwait(&signals, nullptr, &kPollEvery) < 0 && !is_over()) {
+  bool sysrq_raised = false;
+  while (!scheduler->has_exited() && sigtimedwait(&signals, nullptr, &kPollEvery) < 0 &&
+         !is_due(options.exit_after_ms)) {
+    if (!sysrq_raised && is_due(options.sysrq_after_ms)) {
+      sysrq_raised = true;
+      raise_sysrq();
+    }
   }
   scheduler->stop();
   const ExitRecord record = scheduler->exit_record();

@@ -13,6 +13,9 @@
 namespace ktstr::sched {
 namespace {
 
+// Longest --spin-for: half of what makes the kernel's watchdogs speak up (soft lockup: 20 s).
+constexpr double kLongestSpin = 10;
+
 enum class Unit {
   kNone,       // no value: the variable becomes 1
   kSeconds,    // to ms, decimals allowed
@@ -32,13 +35,16 @@ struct Known {
 };
 
 constexpr double kDay = 86400;
-constexpr std::array<Known, 20> kKnown = {{
+constexpr std::array<Known, 23> kKnown = {{
     {"stall-after", Unit::kSeconds, "stall_after_ms", 0, kDay, {}},
     {"hold-every", Unit::kNumber, "fault_hold_every", 1, 1e9, {}},
     {"hold-on", Unit::kNone, nullptr, 0, 0, {}},
     {"dsqs", Unit::kNumber, "hold_dsqs", 1, kMostHoldDsqs, {}},
     {"error-after", Unit::kSeconds, "error_after_ms", 0, kDay, {}},
     {"bad-dispatch", Unit::kSeconds, "bad_dispatch_after_ms", 0, kDay, 1.0},
+    {"spin-after", Unit::kSeconds, "spin_after_ms", 0, kDay, {}},
+    {"spin-for", Unit::kSeconds, "spin_for_ms", 0.001, kLongestSpin, {}},
+    {"sysrq-after", Unit::kSeconds, nullptr, 0, kDay, {}},
     {"slow", Unit::kNumber, "fault_slow_us", 1, 10000, 200.0},
     {"unfair", Unit::kNone, "fault_unfair", 0, 0, {}},
     {"scatter", Unit::kNone, "fault_scatter", 0, 0, {}},
@@ -100,6 +106,7 @@ Expected<> apply(Options& options, const Known& known, std::string_view text) {
   if (known.variable != nullptr) options.settings.push_back({known.variable, value});
   if (known.name == "fail-verify") options.fail_verify = true;
   if (known.name == "exit-after") options.exit_after_ms = value;
+  if (known.name == "sysrq-after") options.sysrq_after_ms = value;
   if (known.name == "timeout-ms") options.timeout_ms = static_cast<std::uint32_t>(value);
   if (known.name == "dump-size") options.dump_size = static_cast<std::uint32_t>(value);
   if (known.name == "partial") options.partial = true;
@@ -127,6 +134,9 @@ Kernel threads, PID 1 and ktstr-sched itself are always served, so that the kern
   --bad-dispatch[=SECONDS] *
                             after this time (1) insert a task into a queue that does not exist: an error that
                             the kernel detects  [fault_bad_dispatch]
+  --spin-after SECONDS *    from then on one CPU does nothing but spin in its dispatch, once: with interrupts off
+                            and its run queue locked  [fault_spin; spin_cpu says which CPU]
+  --spin-for SECONDS        for this long (1; at most 10)
   --slow[=US] *             spin this long (200) in each dispatch  [fault_slow_us]
   --unfair *                serve half of the tasks, chosen by pid and seed, much better  [fault_unfair]
   --scatter *               put each task on a random CPU  [fault_scatter]
@@ -136,6 +146,7 @@ Kernel threads, PID 1 and ktstr-sched itself are always served, so that the kern
 
 Other options
   --exit-after SECONDS      leave in order then, with exit code 0
+  --sysrq-after SECONDS     have the kernel end it in order then, by SysRq-S
   --timeout-ms N            the watchdog's limit for a waiting task (5000; 0: the kernel's own; at most 30000)
   --dump-size BYTES         the kernel's dump is cut here (0: the kernel's own, 32768; at most 131072)
   --slice-us US             time slice (5000)

@@ -24,6 +24,8 @@ struct Options {
   bool partial = false;
   // 0: never.
   std::uint64_t exit_after_ms = 0;
+  // When SysRq-S is raised; 0: never.
+  std::uint64_t sysrq_after_ms = 0;
   // ops.timeout_ms; 0: the kernel's own, 30 s.
   std::uint32_t timeout_ms = 5000;
   // ops.exit_dump_len in bytes; 0: the kernel's own, 32768.

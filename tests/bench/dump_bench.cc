@@ -7,6 +7,10 @@
 //   dump-bench peak CORE KERNEL FOLDER  makes one dump with all its files in FOLDER; prints the largest
 //   amount of
 //                                       memory that this took, in bytes, the core's pages not counted
+//   dump-bench fields CORE KERNEL RUNS FIELD...  those members of every task and nothing else, from memory
+//   never
+//                                       looked at before and again; their sum, to compare with another
+//                                       reader's
 //   dump-bench open KERNEL RUNS         first and later use of a kernel image only; the cache is a folder of
 //   its own
 //
@@ -37,6 +41,7 @@
 #include "host/report/dump/dump_file.h"
 #include "host/report/dump/dump_json.h"
 #include "host/report/dump/dump_text.h"
+#include "tests/bench/task_fields.h"
 
 namespace ktstr {
 namespace {
@@ -209,6 +214,28 @@ std::string time_dumps(Steps& steps, const std::string& path, const KernelImage&
   return facts;
 }
 
+std::string time_fields(Steps& steps, const std::string& path, const KernelImage& image, int runs,
+                        const std::vector<std::string>& fields) {
+  const OpenCore first(path);
+  const auto dumper = need(ScxDumper::create(image, {}, first.cpus()));
+  const TaskFields reader = need(TaskFields::create(dumper->types(), fields));
+  TaskFields::Values values;
+  for (int run = 0; run < runs; ++run) {
+    const OpenCore core(path);
+    dumper->forget_location();
+    need(dumper->locate(core.guest()));
+    // Loads the per-CPU offsets; of another mapping, so that this one stays untouched.
+    static_cast<void>(need(dumper->capture(first.guest(), Kva(), {})));
+    for (const char* step : {"fields", "fields_again"}) {
+      auto memory = need(dumper->view(core.file.memory()));
+      values = steps.take(step, [&] { return need(reader.read(dumper->kernel(), memory)); });
+    }
+  }
+  std::uint64_t sum = 0;
+  for (const std::uint64_t number : values.numbers) sum += number;
+  return fmt::format("\"tasks\": {}, \"sum\": \"{:#x}\"", values.tasks, sum);
+}
+
 // Kilobytes behind `key` of all lines in a file of /proc that follow a line which ends with `owner`
 // (everywhere, if that is empty).
 std::uint64_t kilobytes(const char* file, const std::string& key, const std::string& owner) {
@@ -253,6 +280,14 @@ int run(const std::vector<std::string>& arguments) {
     fmt::print("{{{}}}\n", steps.json());
     return 0;
   }
+  if (arguments.size() > 4 && arguments[0] == "fields") {
+    const auto image = need(KernelImage::open(arguments[2]));
+    const std::string facts =
+        time_fields(steps, arguments[1], image, std::max(std::atoi(arguments[3].c_str()), 1),
+                    {arguments.begin() + 4, arguments.end()});
+    fmt::print("{{{}, {}}}\n", facts, steps.json());
+    return 0;
+  }
   if (arguments.size() == 4 && arguments[0] == "time") {
     const auto image = need(KernelImage::open(arguments[2]));
     const std::string facts =
@@ -261,7 +296,8 @@ int run(const std::vector<std::string>& arguments) {
     return 0;
   }
   fmt::print(stderr,
-             "usage: dump-bench time CORE KERNEL RUNS | peak CORE KERNEL FOLDER | open KERNEL RUNS\n");
+             "usage: dump-bench time CORE KERNEL RUNS | fields CORE KERNEL RUNS FIELD... | peak CORE KERNEL "
+             "FOLDER | open KERNEL RUNS\n");
   return 2;
 }
 

@@ -43,6 +43,10 @@ class ScxWalk {
     if (plan_.sched.legacy) legacy_dsqs();
     scx_tasks();
     task_tree();
+    if (names_functions_only()) {
+      scheds_of_tasks();
+      dsqs_of_tasks();
+    }
     for (const TaskObjects& task : objects_.tasks) sleeping_stack(task.task);
     if (budget_.exhausted()) objects_.incomplete = "the budget of reads ran out";
     return std::move(objects_);
@@ -54,6 +58,7 @@ class ScxWalk {
     absence.set_what(std::string(what));
     absence.set_reason(std::move(reason));
   }
+  bool names_functions_only() const { return kernel_.symbols().source() == SymbolSource::kImage; }
   void flaw(std::string path, std::string text) {
     if (objects_.flaws.size() >= FaultLog::kMax) return;
     objects_.flaws.push_back({std::move(path), std::move(text)});
@@ -101,6 +106,8 @@ class ScxWalk {
       }
     }
     const auto by_node = kernel_.symbol("scx_idle_node_masks");
+    if (names_functions_only() && !by_node)
+      absent("idle masks", kernel_.symbols().lacks(fmt::format("{}", fmt::join(kIdleMasks, ", "))));
     if (!by_node) return;
     keep(*by_node, 8);
     const Kva table = pointer(*by_node);
@@ -233,7 +240,7 @@ class ScxWalk {
   void scheds() {
     if (plan_.sched.legacy) return legacy_sched();
     const auto root = kernel_.symbol("scx_root");
-    if (!root) absent("scx_root", "the kernel has no symbol scx_root");
+    if (!root) absent("scx_root", kernel_.symbols().lacks("scx_root"));
     const Kva first = root ? pointer(*root) : Kva();
     if (first.value() == 0 && hints_.sched.value() == 0) {
       if (root) absent("schedulers", "scx_root is NULL: no scheduler is attached");
@@ -301,7 +308,8 @@ class ScxWalk {
   // Before 6.16: one scheduler, in globals.
   void legacy_sched() {
     auto ops = kernel_.symbol("scx_ops");
-    if (!ops) return absent("schedulers", "the kernel has neither struct scx_sched nor the symbol scx_ops");
+    if (!ops)
+      return absent("schedulers", "there is no struct scx_sched, and " + kernel_.symbols().lacks("scx_ops"));
     plan_.sched.layout.capture(captured_, memory_, *ops, budget_);
     SchedObjects objects{*ops, {}, {}, {}};
     objects.exit_info = capture_exit_info(plan_, kernel_, memory_, captured_, Kva(), budget_);
@@ -329,12 +337,12 @@ class ScxWalk {
     if (const auto globals = kernel_.symbol("global_dsqs")) {
       if (const Kva table = pointer(*globals); table.value() != 0) global_dsqs(table, 0, Kva());
     } else {
-      absent("global DSQs", "the kernel has no symbol global_dsqs");
+      absent("global DSQs", kernel_.symbols().lacks("global_dsqs"));
     }
     if (const auto table = kernel_.symbol("dsq_hash"))
       user_dsqs(*table, Kva());
     else
-      absent("user DSQs", "the kernel has no symbol dsq_hash");
+      absent("user DSQs", kernel_.symbols().lacks("dsq_hash"));
   }
 
   void global_dsqs(Kva table, std::uint64_t offset, Kva sched) {
@@ -433,8 +441,9 @@ class ScxWalk {
   }
 
   void scx_tasks() {
-    const auto head = kernel_.symbol("scx_tasks");
-    if (!head) return absent("scx_tasks", "the kernel has no symbol scx_tasks");
+    auto head = kernel_.symbol("scx_tasks");
+    if (!head) head = scx_tasks_by_ring();
+    if (!head) return absent("scx_tasks", kernel_.symbols().lacks("scx_tasks"));
     if (!plan_.task.tasks_node || !plan_.task.flags) return;
     const ListContents list = walk_list(memory_, budget_, *head, limits_.max_tasks);
     note_break("scx_tasks", list);
@@ -451,9 +460,63 @@ class ScxWalk {
     }
   }
 
+  // In an image that does not name it: every task but the idle ones is on that list, whose head is the only
+  // node in the kernel's image. Where the ring does not lead to such a node, nothing is found.
+  std::optional<Kva> scx_tasks_by_ring() {
+    const auto init = kernel_.symbol("init_task"), begin = kernel_.symbol("_text"),
+               end = kernel_.symbol("_end");
+    if (!names_functions_only() || !init || !begin || !end || !plan_.task.tasks || !plan_.task.tasks_node)
+      return std::nullopt;
+    const Kva first =
+        pointer(*init + plan_.task.tasks->offset) - plan_.task.tasks->offset + plan_.task.tasks_node->offset;
+    Kva node = pointer(first);
+    for (std::size_t i = 0; i < limits_.max_tasks && node.value() != 0 && node != first; ++i) {
+      if (node >= *begin && node < *end) return node;
+      node = pointer(node);
+    }
+    return std::nullopt;
+  }
+
+  // In an image that does not name scx_root: the schedulers of the tasks that have one. A task that is back
+  // in another class may still point to one that is gone.
+  void scheds_of_tasks() {
+    const auto class_at = kernel_.types()->place("task_struct", "sched_class");
+    const auto sched_at = kernel_.types()->place("task_struct", "scx.sched");
+    const auto ext = kernel_.symbol("ext_sched_class");
+    if (!class_at || !sched_at || !ext) return;
+    for (std::size_t i = 0; i < objects_.tasks.size(); ++i) {  // grows by what is on the queues
+      const Kva task = objects_.tasks[i].task;
+      if (pointer(task + class_at->offset) != *ext) continue;
+      const std::size_t before = objects_.scheds.size();
+      add_sched(pointer(task + sched_at->offset), Kva());
+      if (objects_.scheds.size() > before) sched_dsqs(objects_.scheds[before].sched);
+    }
+  }
+
+  // In an image that names neither global_dsqs nor dsq_hash, nor leads to a scheduler: the queues that tasks
+  // are on.
+  void dsqs_of_tasks() {
+    const auto dsq_at = kernel_.types()->place("task_struct", "scx.dsq");
+    if (!dsq_at || !plan_.dsq.id) return;
+    const std::uint64_t builtin = std::uint64_t{1} << 63;  // SCX_DSQ_FLAG_BUILTIN
+    const std::uint64_t global =
+        kernel_.types()->enumerator("SCX_DSQ_GLOBAL", builtin | 1).value_or(builtin | 1);
+    KvaSet seen;
+    for (const DsqObjects& known : objects_.dsqs) static_cast<void>(seen.insert(known.dsq));
+    for (std::size_t i = 0; i < objects_.tasks.size(); ++i) {
+      const Kva dsq = pointer(objects_.tasks[i].task + dsq_at->offset);
+      if (dsq.value() == 0 || !seen.insert(dsq)) continue;
+      const auto id = memory_.read<std::uint64_t>(dsq + plan_.dsq.id->offset, budget_);
+      if (id && (*id & builtin) == 0)
+        add_dsq(dsq, ktstr::v1::Dsq::USER, std::nullopt, Kva());
+      else if (id && *id == global)
+        add_dsq(dsq, ktstr::v1::Dsq::GLOBAL, nodes() == 1 ? std::optional(0U) : std::nullopt, Kva());
+    }
+  }
+
   void task_tree() {
     const auto init = kernel_.symbol("init_task");
-    if (!init) return absent("the task tree", "the kernel has no symbol init_task");
+    if (!init) return absent("the task tree", kernel_.symbols().lacks("init_task"));
     if (!plan_.task.tasks) return;
     add_tree_task(*init);
     const ListContents leaders =

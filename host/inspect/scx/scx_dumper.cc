@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <utility>
 
@@ -14,13 +13,6 @@ namespace ktstr {
 namespace {
 
 constexpr std::uint64_t kInterruptFlag = 1 << 9;  // RFLAGS.IF
-
-std::uint32_t configured_hz(const KernelImage& image) {
-  const std::string text(image.config().lookup("CONFIG_HZ").text);
-  std::uint32_t hz = 0;
-  std::from_chars(text.data(), text.data() + text.size(), hz);
-  return hz <= 10'000 ? hz : 0;
-}
 
 // A kernel that does not say its HZ: jiffies_64 started at -300 s as an unsigned 32-bit number of ticks
 // (INITIAL_JIFFIES), and a run queue's clock counts from boot too.
@@ -92,7 +84,7 @@ ScxDumper::ScxDumper(const KernelImage& image, KernelSymbols symbols, std::uint3
       symbols_(std::move(symbols)),
       types_(*image.btf()),
       plan_(make_scx_plan(types_, cpus)),
-      hz_(configured_hz(image)) {}
+      hz_(image.config().hz()) {}
 
 Expected<std::unique_ptr<ScxDumper>> ScxDumper::create(const KernelImage& image, const SymbolFiles& named,
                                                        std::uint32_t cpus) {

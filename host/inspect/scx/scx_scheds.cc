@@ -56,7 +56,7 @@ void inspect_global(Inspection& in, const GlobalField& global) {
   }
   auto* absence = in.dump.add_absent();
   absence->set_what("ScxGlobals." + global.field->name());
-  absence->set_reason("the kernel has no symbol " + tried);
+  absence->set_reason(in.kernel.symbols().lacks(tried));
 }
 
 std::string mask_at(Inspection& in, Kva at, const std::string& path) {

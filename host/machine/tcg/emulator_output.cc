@@ -31,6 +31,12 @@ std::string first_line(std::string_view words) {
   return std::string(words.substr(0, words.find('\n')));
 }
 
+// "Property 'EPYC-x86_64-cpu.nonsense' not found" (qom/object.c)
+bool complains_about_cpu_flag(std::string_view words) {
+  const std::size_t property = words.find("-x86_64-cpu.");
+  return property != std::string_view::npos && words.find("' not found", property) != std::string_view::npos;
+}
+
 bool complains_about_image(std::string_view words) {
   constexpr std::array<std::string_view, 6> kComplaints = {
       "could not load kernel", "without PVH ELF Note",

@@ -20,6 +20,9 @@ std::string emulator_words(std::string_view output);
 
 std::string first_line(std::string_view words);
 
+// True when QEMU does not know a property of the CPU by the name given.
+bool complains_about_cpu_flag(std::string_view words);
+
 // True when QEMU could not make sense of what -kernel names (messages of hw/i386/x86-common.c and
 // hw/core/loader.c).
 bool complains_about_image(std::string_view words);

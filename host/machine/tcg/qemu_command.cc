@@ -43,7 +43,9 @@ void add_cpus(Arguments& args, const BootSpec& spec, bool single_thread) {
   const CpuTopology& topology = spec.topology;
   const bool one_thread = single_thread || spec.deterministic;
   args.add("-accel", fmt::format("tcg,thread={}", one_thread ? "single" : "multi"));
-  args.add("-cpu", "EPYC");
+  std::string cpu = "EPYC";
+  for (const std::string& flag : spec.cpu_flags) cpu += "," + flag;
+  args.add("-cpu", cpu);
   args.add("-smp", fmt::format("cpus={},sockets={},cores={},threads={}", topology.cpus(), topology.llcs,
                                topology.cores_per_llc, topology.threads_per_core));
 }

@@ -160,10 +160,24 @@ Expected<void> TcgMachine::begin_guest() {
     const auto tid = cpu.is_object() ? cpu.find("thread-id") : cpu.end();
     if (tid != cpu.end() && tid->is_number_integer()) threads.push_back(tid->get<pid_t>());
   }
+  if (auto had = check_cpu_flags(cpus->empty() ? nlohmann::json() : cpus->front()); !had) return had;
   clock_ = VcpuClock(child_->pid(), std::move(threads));
   registers_.assign(spec_.topology.cpus(), std::nullopt);
   if (auto set = traps_.apply(kCommandLimit); !set) return set;
   return go_on();
+}
+
+// What tcg does not emulate, QEMU only warns of, and leaves out.
+Expected<void> TcgMachine::check_cpu_flags(const nlohmann::json& cpu) {
+  const auto path = cpu.is_object() ? cpu.find("qom-path") : cpu.end();
+  for (const std::string& flag : spec_.cpu_flags) {
+    if (!flag.starts_with('+') || path == cpu.end()) continue;
+    const auto value =
+        qmp_->execute("qom-get", {{"path", *path}, {"property", flag.substr(1)}}, kCommandLimit);
+    if (!value || !value->is_boolean() || !value->get<bool>())
+      return fail(ErrorCode::kUsage, fmt::format("--cpu-flags: the emulated CPU cannot have {}", flag));
+  }
+  return {};
 }
 
 Error TcgMachine::startup_error(Error&& error) {
@@ -173,6 +187,9 @@ Error TcgMachine::startup_error(Error&& error) {
   for (const auto& port : ports_) port->drain(kMaxDrain);
   const std::string words = emulator_words(output_);
   if (!status) return std::move(std::move(error).with_detail(words));
+  if (error.code() == ErrorCode::kUsage) return std::move(error);
+  if (complains_about_cpu_flag(words))
+    return {ErrorCode::kUsage, "--cpu-flags: QEMU knows no such flag: " + first_line(words)};
   const bool image = complains_about_image(words);
   std::string message = image ? fmt::format("QEMU cannot boot this kernel image: {}", first_line(words))
                               : fmt::format("QEMU did not start ({})", describe_exit(*status));

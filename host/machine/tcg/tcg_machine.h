@@ -19,7 +19,7 @@
 #include "host/machine/tcg/qmp_client.h"
 #include "host/machine/tcg/stream_port.h"
 #include "host/machine/tcg/tcg_frame_links.h"
-#include "host/machine/tcg/vcpu_clock.h"
+#include "host/machine/vcpu_clock.h"
 
 namespace ktstr {
 
@@ -71,6 +71,7 @@ class TcgMachine : public Machine {
   Expected<void> launch();
   Expected<void> connect(LaunchedQemu& qemu);
   Expected<void> begin_guest();
+  Expected<void> check_cpu_flags(const nlohmann::json& cpu);
   // What to say when QEMU did not come up.
   Error startup_error(Error&& error);
   Expected<std::shared_ptr<StreamPort>> open_port(UniqueFd fd, StreamPort::Receiver receiver);

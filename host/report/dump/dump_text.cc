@@ -142,6 +142,8 @@ void cause(const Dump& dump, const KernelLines& lines, DumpSink& sink) {
     } else {
       sink.print("{} triggers exit kind {} ({}); the kernel has no message yet\n", who,
                  dump.header().trap_exit_kind(), printable_utf8(dump.header().trap_exit_kind_name()));
+      if (!info.msg().empty())
+        sink.print("  it will be, read {}:\n  {}\n", printable_utf8(info.read()), printable_utf8(info.msg()));
     }
     return;
   }

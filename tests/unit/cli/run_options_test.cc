@@ -25,6 +25,7 @@ void expect_equal(const RunRequest& a, const RunRequest& b) {
   EXPECT_EQ(a.scenario, b.scenario);
   EXPECT_EQ(a.cpus, b.cpus);
   EXPECT_EQ(a.topology, b.topology);
+  EXPECT_EQ(a.cpu_flags, b.cpu_flags);
   EXPECT_EQ(a.memory, b.memory);
   EXPECT_EQ(a.duration, b.duration);
   EXPECT_EQ(a.out, b.out);

@@ -4,14 +4,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 
 #include <gtest/gtest.h>
 
 #include "common/xxh3.h"
 #include "host/kernel/bytes.h"
+#include "host/kernel/file_stamp.h"
 #include "tests/unit/common/scratch_dir.h"
 #include "tests/unit/kernel/test_image.h"
 
@@ -200,6 +204,124 @@ TEST_F(ImageCacheTest, FolderFollowsTheEnvironment) {
   const WithVariable cache("XDG_CACHE_HOME", nullptr);
   const WithVariable no_home("HOME", nullptr);
   EXPECT_EQ(ImageCache::default_folder(), "");
+}
+
+// What is remembered of files (file_stamp.h). Here stamps count at once.
+class ImageCacheStampTest : public ImageCacheTest {
+ protected:
+  static constexpr std::chrono::seconds kAtOnce{-5};
+
+  UniqueFd open_image() const { return UniqueFd(::open(image_.c_str(), O_RDONLY | O_CLOEXEC)); }
+  std::string key_of(const ImageCache& cache) const {
+    const UniqueFd fd = open_image();
+    return cache.key_of(fd.get(), fs::file_size(image_)).value_or("");
+  }
+  // The only file of that beginning and end; "" when there is none.
+  std::string kept(const std::string& begin, const std::string& end) const {
+    for (const auto& entry : fs::directory_iterator(folder_)) {
+      const std::string name = entry.path().filename().string();
+      if (name.starts_with(begin) && name.ends_with(end)) return entry.path().string();
+    }
+    return "";
+  }
+  static std::string read(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  // Replaces the file: the cache's own are read-only.
+  static void replace(const std::string& path, const std::string& contents) {
+    fs::remove(path);
+    std::ofstream(path, std::ios::binary) << contents;
+  }
+
+  ImageCache trusting_{folder_, {.entry = kAtOnce, .image = kAtOnce}};
+  std::string image_ = scratch_.file("bzImage", std::string(10'000, 'b'));
+  std::string hash_ = Xxh3::hex_of(bytes_of(std::string(10'000, 'b')));
+};
+
+TEST_F(ImageCacheStampTest, TheHashOfAnImageIsRemembered) {
+  fs::create_directories(folder_);
+  EXPECT_EQ(key_of(trusting_), hash_);
+  const std::string known = kept("known-", "");
+  ASSERT_NE(known, "");
+  // Another hash in it shows that it is believed.
+  std::string planted = read(known);
+  ASSERT_TRUE(planted.ends_with(hash_));
+  planted.replace(planted.size() - 32, 32, kKey);
+  replace(known, planted);
+  EXPECT_EQ(key_of(trusting_), kKey);
+  // Not for a file of another size, nor for one that was changed just now.
+  const UniqueFd fd = open_image();
+  EXPECT_EQ(trusting_.key_of(fd.get(), 9'999).value(), Xxh3::hex_of(bytes_of(std::string(9'999, 'b'))));
+  EXPECT_EQ(key_of(cache_), hash_);
+  // Nor when anything of the stamp differs: each byte of it.
+  for (const std::size_t at : {0u, 8u, 16u, 24u, 32u, 40u, 48u, 56u, 64u, 70u}) {
+    std::string spoiled = planted;
+    spoiled[at] = static_cast<char>(spoiled[at] ^ 1);
+    replace(known, spoiled);
+    EXPECT_EQ(key_of(trusting_), hash_) << at;
+  }
+  replace(known, planted.substr(0, planted.size() - 1));
+  EXPECT_EQ(key_of(trusting_), hash_);
+}
+
+TEST_F(ImageCacheStampTest, TheHashOfAnImageThatChangedIsMadeAgain) {
+  fs::create_directories(folder_);
+  EXPECT_EQ(key_of(trusting_), hash_);
+  std::ofstream(image_, std::ios::app | std::ios::binary) << "x";
+  EXPECT_EQ(key_of(trusting_), Xxh3::hex_of(bytes_of(std::string(10'000, 'b') + "x")));
+}
+
+TEST_F(ImageCacheStampTest, NothingIsRememberedOfAnImageThatWasJustWritten) {
+  fs::create_directories(folder_);
+  EXPECT_EQ(key_of(cache_), hash_);
+  EXPECT_EQ(kept("known-", ""), "");
+  EXPECT_EQ(key_of(ImageCache("")), hash_);
+}
+
+TEST_F(ImageCacheStampTest, AVerifiedEntryIsNotReadAgain) {
+  ASSERT_TRUE(open(trusting_));
+  ASSERT_TRUE(open(trusting_)->from_cache);  // verified
+  const std::string use = kept("", ".use");
+  ASSERT_NE(use, "");
+  const std::string good = read(use);
+  EXPECT_TRUE(good.ends_with(kKey));
+  // Damage that its stamp does not show is not seen ...
+  const std::string entry = kept("", ".elf");
+  const auto damage = [&] {
+    fs::permissions(entry, fs::perms::owner_all);
+    std::fstream file(entry, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(5000);
+    file << "x";
+  };
+  damage();
+  const UniqueFd fd(::open(entry.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string stamped = good;
+  const FileStamp stamp = FileStamp::of(fd.get()).value();
+  std::memcpy(stamped.data() + 8, &stamp, sizeof stamp);
+  replace(use, stamped);
+  EXPECT_TRUE(open(trusting_)->from_cache);
+  EXPECT_EQ(unpacked_, 1);
+  // ... and where the stamp is another, it is: the entry is made anew.
+  replace(use, good);
+  EXPECT_FALSE(open(trusting_)->from_cache);
+  EXPECT_EQ(unpacked_, 2);
+}
+
+TEST_F(ImageCacheStampTest, AFreshEntryIsVerifiedEachTime) {
+  ASSERT_TRUE(open(cache_));
+  ASSERT_TRUE(open(cache_)->from_cache);
+  EXPECT_EQ(read(kept("", ".use")), std::string(read(kept("", ".use")).size(), '\0')) << "counts for nothing";
+}
+
+TEST_F(ImageCacheStampTest, UsingAnEntryIsItsLastUse) {
+  ASSERT_TRUE(open(trusting_));
+  ASSERT_TRUE(open(trusting_));
+  const std::string use = kept("", ".use");
+  const auto long_ago = fs::file_time_type::clock::now() - std::chrono::hours(5);
+  fs::last_write_time(use, long_ago);
+  ASSERT_TRUE(open(trusting_)->from_cache);
+  EXPECT_GT(fs::last_write_time(use), long_ago + std::chrono::hours(4));
 }
 
 }  // namespace

@@ -129,6 +129,26 @@ TEST_P(Kallsyms, NamesTooLongAreRefused) {
   EXPECT_NE(table.error().message().find("symbol 100 of"), std::string::npos) << table.error().to_string();
 }
 
+// Sections that the build uses for itself and does not ship lie behind all that is loaded.
+TEST_P(Kallsyms, MayNameWhatLiesBehindTheImage) {
+  auto symbols = many_symbols(GetParam());
+  ElfOptions options;
+  options.rodata = [&](std::uint64_t address) { return make_kallsyms(symbols, GetParam(), address); };
+  for (const std::uint64_t behind : {0x0u, 0x18000u, 0x2000000u}) {
+    symbols.back().address = 0;
+    const AddressRange extent = kernel_extent(ElfView::parse(bytes_of(make_elf(options)), "'k'").value());
+    symbols.back().address = extent.end + behind;
+    const auto table = decode(make_elf(options));
+    ASSERT_TRUE(table) << behind << ": " << table.error().to_string();
+    EXPECT_EQ(table->find("_end"), extent.end + behind);
+    EXPECT_EQ(table->size(), symbols.size());
+    EXPECT_FALSE(table->nearest(extent.end + behind)) << "it is no place of the kernel's";
+  }
+  // Too far away: the offsets are taken for nonsense.
+  symbols.back().address = kTextAddress + 0x6000000;
+  EXPECT_FALSE(decode(make_elf(options)));
+}
+
 INSTANTIATE_TEST_SUITE_P(Formats, Kallsyms,
                          testing::Values(KallsymsFormat::kAbsolutePercpu, KallsymsFormat::kRelativeBase,
                                          KallsymsFormat::kPcRelative),

@@ -103,6 +103,17 @@ TEST(KernelConfig, AnEmbeddedBombIsBounded) {
   EXPECT_FALSE(KernelConfig::find_embedded(bytes_of(bomb)));
 }
 
+TEST(KernelConfig, HzIsANumberThatAKernelCanHave) {
+  const auto hz = [](const std::string& value) {
+    return KernelConfig::parse("CONFIG_HZ=" + value + "\n", KernelConfig::Origin::kFile).value().hz();
+  };
+  EXPECT_EQ(hz("250"), 250u);
+  EXPECT_EQ(hz("1000"), 1000u);
+  for (const char* value : {"y", "250x", "-250", "10001", "99999999999999999999", "\"250\""})
+    EXPECT_EQ(hz(value), 0u) << value;
+  EXPECT_EQ(KernelConfig().hz(), 0u);
+}
+
 TEST(KernelConfig, NothingIsKnownByDefault) {
   const KernelConfig config;
   EXPECT_EQ(config.source(), "none");

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "host/kernel/bytes.h"
+#include "host/kernel/image_symbols.h"
 #include "host/kernel/kallsyms_decoder.h"
 #include "host/kernel/symbol_sources.h"
 #include "tests/unit/common/scratch_dir.h"
@@ -66,6 +67,58 @@ TEST_P(PackagedSymbols, AgreeWithTheImage) {
   const std::size_t ambiguous = table.count_ambiguous();
   EXPECT_GT(ambiguous, 1000u);
   EXPECT_LT(ambiguous, 3000u);
+}
+
+// A kernel that names everything shows that what is read elsewhere is right: exports, per-CPU variables,
+// sections and initial values, which are all that a kernel without CONFIG_KALLSYMS_ALL has (image_symbols.h).
+TEST_P(PackagedSymbols, AgreeWithWhatTheImageTellsOtherwise) {
+  const ElfView& elf = image_->elf();
+  const SymbolTable& table = symbols_.table;
+  EXPECT_FALSE(has_functions_only(table, elf));
+  const auto compare = [&](const std::vector<ImageSymbol>& found) {
+    for (const ImageSymbol& one : found) {
+      const auto known = table.addresses(one.name);
+      EXPECT_NE(std::find(known.begin(), known.end(), one.address), known.end()) << one.name;
+    }
+    return found.size();
+  };
+  EXPECT_GT(compare(exported_symbols(elf, image_->btf())), 5000u);
+  EXPECT_GT(compare(btf_variables(elf, *image_->btf())), 200u);
+  EXPECT_EQ(compare(initialised_pointers(elf, *image_->btf(), table.find("init_task").value_or(0))), 2u);
+  const std::size_t classes = image_->sched_ext().present ? 6 : 5;
+  EXPECT_EQ(compare(scheduling_classes(elf, *image_->btf(), table)), classes);
+  for (const ImageSymbol& one : section_symbols(elf)) {
+    if (one.name == "_etext") continue;  // the section's end; the symbol stands behind some padding
+    EXPECT_EQ(table.find(one.name).value_or(one.address), one.address) << one.name;
+  }
+}
+
+// Without the names of its data.
+TEST_P(PackagedSymbols, FunctionsAloneAreCompleted) {
+  const ElfView& elf = image_->elf();
+  const SymbolTable& all = symbols_.table;
+  const std::uint64_t begin = all.find("_stext").value_or(0);
+  const std::uint64_t end = all.find("_etext").value_or(0);
+  SymbolTable::Builder builder(all.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (all.address_at(i) >= begin && all.address_at(i) <= end) builder.add(all.name(i), all.address_at(i));
+  }
+  const SymbolTable functions =
+      std::move(builder).finish(SymbolSource::kKallsyms, "functions", kernel_extent(elf));
+  ASSERT_TRUE(has_functions_only(functions, elf));
+  const auto table = complete_symbols(functions, elf, image_->btf(), "'k'");
+  ASSERT_TRUE(table) << table.error().to_string();
+  // All that finding the kernel, its CPUs and its tasks needs.
+  for (const char* name :
+       {"_text", "_end", "init_task", "runqueues", "__per_cpu_offset", "__per_cpu_start", "__per_cpu_end",
+        "nr_cpu_ids", "init_top_pgt", "phys_base", "page_offset_base", "jiffies_64", "nr_node_ids",
+        "asm_exc_page_fault", "asm_exc_divide_error", "entry_SYSCALL_64"}) {
+    ASSERT_TRUE(table->find(name)) << name;
+    EXPECT_EQ(table->find(name), all.find(name)) << name;
+  }
+  if (image_->sched_ext().present) {
+    EXPECT_FALSE(table->find("scx_root"));
+  }
 }
 
 // struct kernel_symbol (include/linux/export-internal.h): value, name and namespace, each relative to its own

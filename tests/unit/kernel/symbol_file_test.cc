@@ -46,7 +46,7 @@ TEST_F(SymbolFileTest, AnswersLikeTheTableItWasMadeOf) {
   keep_symbols(entry_, table_);
   const auto kept = load_symbols(entry_, "kept");
   ASSERT_TRUE(kept);
-  EXPECT_EQ(kept->origin(), "kept");
+  EXPECT_EQ(kept->origin(), "the kallsyms embedded in kept");
   EXPECT_EQ(kept->source(), SymbolSource::kKallsyms);
   ASSERT_EQ(kept->size(), table_.size());
   for (std::size_t i = 0; i < kept->size(); ++i) {

@@ -104,6 +104,19 @@ class SyntheticBtf {
     return good(btf__add_var(raw(), name.c_str(), BTF_VAR_STATIC, type));
   }
 
+  struct Placed {
+    Id variable = 0;
+    std::uint32_t offset = 0;
+    std::uint32_t size = 0;
+  };
+  // BTF_KIND_DATASEC: variables in a section of the image.
+  Id section(const std::string& name, std::uint32_t size, const std::vector<Placed>& variables) {
+    const Id id = good(btf__add_datasec(raw(), name.c_str(), size));
+    for (const Placed& one : variables)
+      good(btf__add_datasec_var_info(raw(), one.variable, one.offset, one.size));
+    return id;
+  }
+
   // The .BTF section.
   std::string bytes() const {
     __u32 size = 0;

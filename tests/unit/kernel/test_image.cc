@@ -35,6 +35,7 @@ struct Section {
   const char* name;
   std::uint32_t type;
   std::string contents;
+  const TestSection* made = nullptr;
 };
 
 std::string literal_blocks(const std::string& data) {
@@ -103,9 +104,15 @@ std::string make_elf(const ElfOptions& options) {
     sections.push_back({".symtab", SHT_SYMTAB, table});
     sections.push_back({".strtab", SHT_STRTAB, strings});
   }
+  std::size_t placed = 0;
+  for (const TestSection& section : options.more) {
+    sections.push_back({section.name.c_str(), SHT_PROGBITS, "", &section});
+    if (section.address) ++placed;
+  }
   std::string names(1, '\0');
   std::vector<Elf64_Shdr> headers;
-  std::string body(sizeof(Elf64_Ehdr) + 2 * sizeof(Elf64_Phdr), '\0');
+  std::vector<Elf64_Phdr> segments;
+  std::string body(sizeof(Elf64_Ehdr) + (2 + placed) * sizeof(Elf64_Phdr), '\0');
   std::size_t notes_at = 0;
   sections.push_back({".shstrtab", SHT_STRTAB, ""});
   for (Section& section : sections) {
@@ -123,6 +130,20 @@ std::string make_elf(const ElfOptions& options) {
       if (section.type == SHT_NOTE) notes_at = body.size();
       header.sh_type = section.type;
       header.sh_addr = 0xffffffff81000000 + body.size();
+      if (section.made != nullptr) {
+        header.sh_addr = section.made->address.value_or(header.sh_addr);
+        section.contents = section.made->contents(header.sh_addr);
+      }
+      if (section.made != nullptr && section.made->address) {
+        segments.push_back({.p_type = PT_LOAD,
+                            .p_flags = PF_R | PF_W,
+                            .p_offset = body.size(),
+                            .p_vaddr = header.sh_addr,
+                            .p_paddr = 0x1000000 + body.size(),
+                            .p_filesz = section.contents.size(),
+                            .p_memsz = section.contents.size(),
+                            .p_align = 0x1000});
+      }
       header.sh_offset = body.size();
       header.sh_size = section.contents.size();
       body += section.contents;
@@ -141,7 +162,7 @@ std::string make_elf(const ElfOptions& options) {
   elf.e_ehsize = sizeof(Elf64_Ehdr);
   elf.e_phoff = sizeof(Elf64_Ehdr);
   elf.e_phentsize = sizeof(Elf64_Phdr);
-  elf.e_phnum = 2;
+  elf.e_phnum = static_cast<Elf64_Half>(2 + placed);
   const Elf64_Phdr load{.p_type = PT_LOAD,
                         .p_flags = PF_R | PF_X,
                         .p_offset = 0,
@@ -169,6 +190,8 @@ std::string make_elf(const ElfOptions& options) {
   poke(body, 0, elf);
   poke(body, sizeof elf, load);
   poke(body, sizeof elf + sizeof load, note);
+  for (std::size_t i = 0; i < segments.size(); ++i)
+    poke(body, sizeof elf + (2 + i) * sizeof(Elf64_Phdr), segments[i]);
   return body;
 }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,6 +44,15 @@ struct TestSymbol {
   bool weak = false;
 };
 
+// A further section of make_elf().
+struct TestSection {
+  std::string name;
+  // Made for the address it gets.
+  std::function<std::string(std::uint64_t address)> contents;
+  // None: the next free one in the kernel, a multiple of 16. Else the section has a segment of its own.
+  std::optional<std::uint64_t> address = {};
+};
+
 struct ElfOptions {
   std::string banner = std::string("Linux version ") + kRelease + " (me@here) (gcc 12) " + kUtsVersion + "\n";
   std::string build_id = "\x01\x23\x45\x67\x89\xab\xcd\xef\xfe\xdc";
@@ -52,9 +62,10 @@ struct ElfOptions {
   std::function<std::string(std::uint64_t address)> rodata = {};
   // Contents of .symtab and .strtab; no sections when there are none.
   std::vector<TestSymbol> symbols = {};
-  bool pvh = true;          // the note of a PVH entry at 0x1000200
-  bool sections = true;     // false: program headers only
-  std::size_t padding = 0;  // zeros in .text, for size
+  std::vector<TestSection> more = {};  // in this order
+  bool pvh = true;                     // the note of a PVH entry at 0x1000200
+  bool sections = true;                // false: program headers only
+  std::size_t padding = 0;             // zeros in .text, for size
 };
 
 // An ELF64 x86-64 kernel with .text, .rodata, .notes, .BTF and a PT_LOAD and a PT_NOTE segment.

@@ -29,5 +29,12 @@ TEST(EmulatorOutput, RecognisesABadImage) {
   EXPECT_EQ(first_line("one\ntwo"), "one");
 }
 
+TEST(EmulatorOutput, RecognisesAnUnknownCpuFlag) {
+  EXPECT_TRUE(
+      complains_about_cpu_flag("qemu-system-x86_64: can't apply global EPYC-x86_64-cpu.nonsense=on: Property "
+                               "'EPYC-x86_64-cpu.nonsense' not found"));
+  EXPECT_FALSE(complains_about_cpu_flag("Property 'pc-machine.nonsense' not found"));
+}
+
 }  // namespace
 }  // namespace ktstr

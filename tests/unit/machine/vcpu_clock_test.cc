@@ -1,4 +1,4 @@
-#include "host/machine/tcg/vcpu_clock.h"
+#include "host/machine/vcpu_clock.h"
 
 #include <unistd.h>
 

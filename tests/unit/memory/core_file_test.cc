@@ -227,6 +227,22 @@ TEST_F(CoreWriterTest, WhatIsWrittenIsReadBack) {
   EXPECT_EQ(text_at(core->memory(), 9 * kMiB + 96, 4), "last");
 }
 
+// crash takes page-aligned segments that say so for a netdump, and dies.
+TEST_F(CoreWriterTest, SegmentsOfMemoryClaimNoAlignment) {
+  ASSERT_TRUE(write_core(path(), mock_.memory(), contents_));
+  std::ifstream file(path(), std::ios::binary);
+  Elf64_Ehdr header = {};
+  file.read(reinterpret_cast<char*>(&header), sizeof header);
+  ASSERT_EQ(header.e_phnum, 3);
+  for (int i = 0; i < header.e_phnum; ++i) {
+    Elf64_Phdr segment = {};
+    file.read(reinterpret_cast<char*>(&segment), sizeof segment);
+    ASSERT_TRUE(file);
+    EXPECT_EQ(segment.p_align, 0u) << i;
+    EXPECT_EQ(segment.p_type, i == 0 ? PT_NOTE : PT_LOAD) << i;
+  }
+}
+
 TEST_F(CoreWriterTest, PagesOfZerosAreHoles) {
   ASSERT_TRUE(write_core(path(), mock_.memory(), contents_));
   struct stat st = {};

@@ -117,6 +117,31 @@ TEST_F(ExitTrapsTest, ArgumentsByTheirTypes) {
   EXPECT_EQ(legacy[0].kind, 0u);
 }
 
+TEST_F(ExitTrapsTest, WhereTheMessageIsTold) {
+  using Form = ExitTrap::Message::Form;
+  const auto list = find({"scx_vexit"}, true, {{"scx_vexit", {"sch", "kind", "exit_code", "fmt", "args"}}});
+  ASSERT_EQ(list.size(), 1u);
+  ASSERT_TRUE(list[0].message);
+  EXPECT_EQ(list[0].message->form, Form::kVaList);
+  EXPECT_EQ(list[0].message->format, 3u);
+  EXPECT_EQ(list[0].message->values, 4u);
+  const auto variadic = find({"scx_exit"}, true, {{"scx_exit", {"sch", "kind", "exit_code", "fmt", ""}}});
+  ASSERT_EQ(variadic.size(), 1u);
+  EXPECT_EQ(variadic[0].message->form, Form::kVariadic);
+  // A claim without the message: those on the way to it.
+  const auto told = find({"scx_claim_exit", "scx_vexit", "__scx_exit", "scx_bpf_error_bstr"}, true,
+                         {{"scx_claim_exit", {"sch", "kind"}},
+                          {"scx_vexit", {"sch", "kind", "exit_code", "exit_cpu", "fmt", "args"}},
+                          {"scx_bpf_error_bstr", {"fmt", "data", "data__sz", "aux"}}});
+  ASSERT_EQ(told.size(), 3u);
+  EXPECT_EQ(told[0].role, ExitTrap::Role::kClaim);
+  EXPECT_FALSE(told[0].message);
+  EXPECT_EQ(told[1].symbol, "scx_vexit");
+  EXPECT_EQ(told[1].role, ExitTrap::Role::kTold);
+  EXPECT_EQ(told[2].message->form, Form::kArray);
+  EXPECT_EQ(told[2].message->bytes, 2u);
+}
+
 TEST_F(ExitTrapsTest, NoneWithoutSchedExt) {
   EXPECT_TRUE(find({"_text", "schedule", "scx_bypass"}, false).empty());
 }

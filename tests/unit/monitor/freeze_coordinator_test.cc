@@ -182,6 +182,44 @@ TEST_F(FreezeTest, StopsOnTheTrap) {
   EXPECT_EQ(dumps_.size(), 1u);  // nothing is to come
 }
 
+// The guest never gets to write its message; what it is made from is there.
+TEST_F(FreezeTest, AStoppedGuestsMessageComesFromTheArguments) {
+  coordinator({.stop_on_trap = true});
+  const Kva overflow = guest_.alloc(16);
+  guest_.write(overflow, std::uint64_t{73});
+  const Kva list = guest_.alloc(24);
+  guest_.write(list, std::uint32_t{48});
+  guest_.write(list + 8, overflow.value());
+  machine_.vcpu(1).rcx = guest_.text("task %d failed").value();
+  machine_.vcpu(1).r8 = list.value();
+  EXPECT_FALSE(hit(kClaim, kError));
+  ASSERT_EQ(dumps_.size(), 1u);
+  EXPECT_EQ(dumps_[0].scheds(0).exit_info().msg(), "task 73 failed");
+  EXPECT_EQ(dumps_[0].scheds(0).exit_info().read(), "at the trap, from the arguments of scx_vexit");
+  EXPECT_EQ(coordinator_->failure(), "SCX_EXIT_ERROR_BPF: task 73 failed");
+}
+
+TEST_F(FreezeTest, AMessageThatCannotBeReadIsAbsentWithAReason) {
+  coordinator({.stop_on_trap = true});
+  EXPECT_FALSE(hit(kClaim, kError));
+  ASSERT_EQ(dumps_.size(), 1u);
+  EXPECT_EQ(coordinator_->failure(), "SCX_EXIT_ERROR_BPF");
+  const auto& absent = dumps_[0].absent();
+  EXPECT_TRUE(std::any_of(absent.begin(), absent.end(), [](const v1::Absence& absence) {
+    return absence.what().starts_with("exit message") && !absence.reason().empty();
+  }));
+}
+
+TEST_F(FreezeTest, CountsHowLongTheGuestStoodStill) {
+  coordinator();
+  EXPECT_EQ(coordinator_->stood_still().count(), 0);
+  EXPECT_TRUE(hit(kClaim, kUnregister));
+  const auto once = coordinator_->stood_still();
+  EXPECT_GT(once.count(), 0);
+  ASSERT_TRUE(coordinator_->dump_now("request"));
+  EXPECT_GT(coordinator_->stood_still(), once);
+}
+
 TEST_F(FreezeTest, OnDemand) {
   coordinator();
   machine_.report.missing = {3};

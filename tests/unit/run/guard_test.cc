@@ -149,5 +149,50 @@ TEST(Guard, GuestTimeCountsAtEveryFrame) {
   EXPECT_EQ(trip->kind, GuardTrip::Kind::kScenario);
 }
 
+// Seconds for the writing of a core, for example.
+TEST(Guard, TimeInWhichWeKeptTheGuestFrozenDoesNotCount) {
+  GuardLimits strict = limits();
+  strict.standstill = 20s;
+  Guard guard(strict);
+  const auto sample = [](std::chrono::nanoseconds real, std::chrono::nanoseconds still) {
+    GuardSample one = at(real, 1, Session::Phase::kScenario);
+    one.real_time = real;
+    one.stood_still = still;
+    one.vcpu_active = 1s;
+    return one;
+  };
+  EXPECT_FALSE(guard.look(sample(1s, 0s)));
+  EXPECT_FALSE(guard.look(sample(101s, 95s)));
+  EXPECT_EQ(guard.machine_time(), 6s);
+  EXPECT_FALSE(guard.look(sample(201s, 190s)));
+  EXPECT_EQ(guard.machine_time(), 11s);
+  // What is left counts as ever.
+  const auto trip = guard.look(sample(215s, 190s));
+  ASSERT_TRUE(trip);
+  EXPECT_EQ(trip->kind, GuardTrip::Kind::kStandstill);
+}
+
+TEST(Guard, CpuTimeHasNoFrozenPart) {
+  Guard guard(limits());
+  GuardSample sample = at(10s, 1, Session::Phase::kScenario);
+  sample.host_time_is_cpu_time = true;
+  sample.real_time = 100s;
+  sample.stood_still = 60s;
+  EXPECT_FALSE(guard.look(sample));
+  EXPECT_EQ(guard.machine_time(), 10s);
+}
+
+TEST(Guard, FrozenTimeThatRunsBackwardsOrAheadIsHarmless) {
+  Guard guard(limits());
+  GuardSample sample = at(1s, 1);
+  sample.stood_still = 50s;
+  EXPECT_FALSE(guard.look(sample));
+  EXPECT_EQ(guard.machine_time(), 0s);
+  sample.host_time = 3s;
+  sample.stood_still = 0s;
+  EXPECT_FALSE(guard.look(sample));
+  EXPECT_EQ(guard.machine_time(), 2s);
+}
+
 }  // namespace
 }  // namespace ktstr

@@ -63,5 +63,23 @@ TEST_F(RunOwnerTest, SaysWhatIsWrong) {
   }
 }
 
+TEST_F(RunOwnerTest, TheFileIsThereAsLongAsItsObject) {
+  const auto folder = RunFolder::create(folder_);
+  ASSERT_TRUE(folder);
+  const std::filesystem::path file = folder->path() / kRunOwnerFile;
+  // As a run that ends at an error: nobody tidies up by hand.
+  const auto fail_early = [&]() -> Expected<void> {
+    auto first = RunOwnerFile::create(*folder);
+    if (!first) return std::unexpected(first.error());
+    const RunOwnerFile moved = std::move(*first);
+    EXPECT_TRUE(std::filesystem::exists(file));
+    const auto owner = read_run_owner(folder->path().string());
+    EXPECT_TRUE(owner && owner->pid == ::getpid());
+    return fail(ErrorCode::kHost, "something else went wrong");
+  };
+  EXPECT_FALSE(fail_early());
+  EXPECT_FALSE(std::filesystem::exists(file));
+}
+
 }  // namespace
 }  // namespace ktstr

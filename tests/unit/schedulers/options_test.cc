@@ -99,5 +99,13 @@ TEST(SchedOptions, HelpNamesEveryOption) {
   }
 }
 
+TEST(SchedOptions, ASpinAndASysRq) {
+  const Options options = parsed({"--spin-after", "1", "--spin-for=2.5", "--sysrq-after", "0.5"});
+  EXPECT_EQ(setting(options, "spin_after_ms"), 1000U);
+  EXPECT_EQ(setting(options, "spin_for_ms"), 2500U);
+  EXPECT_EQ(options.sysrq_after_ms, 500U);
+  EXPECT_NE(error_of({"--spin-for", "11"}), "");
+}
+
 }  // namespace
 }  // namespace ktstr::sched

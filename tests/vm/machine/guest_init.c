@@ -54,6 +54,21 @@ static void open_console(void) {
   dup2(tty, 2);
 }
 
+static int by_name(const struct dirent** a, const struct dirent** b) { return strcmp((*a)->d_name, (*b)->d_name); }
+
+/* In the order of their names, which is that of their dependencies. */
+static void load_modules(void) {
+  struct dirent** entries = NULL;
+  const int count = scandir("/lib/modules/ktstr", &entries, NULL, by_name);
+  for (int i = 0; i < count; ++i) {
+    char path[512];
+    snprintf(path, sizeof(path), "/lib/modules/ktstr/%s", entries[i]->d_name);
+    const int file = entries[i]->d_name[0] == '.' ? -1 : open(path, O_RDONLY);
+    if (file >= 0 && syscall(SYS_finit_module, file, "", 0) != 0) say("cannot load %s: %s\n", path, strerror(errno));
+    if (file >= 0) close(file);
+  }
+}
+
 /* The virtio port named "ktstr.frames"; it appears when its driver has found it, shortly after boot. */
 static int open_frames(void) {
   for (int attempt = 0; attempt < 1000; ++attempt) {
@@ -242,6 +257,7 @@ static void watch_clocks(void) {
 
 int main(void) {
   open_console();
+  load_modules();
   say("INIT\n");
   const char* what = getenv("ktstr_test");
   if (what == NULL) what = "";

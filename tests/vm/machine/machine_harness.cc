@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "host/boot/initramfs.h"
+#include "host/boot/module_closure.h"
 
 namespace ktstr::test {
 
@@ -19,10 +20,29 @@ std::optional<KernelImage> test_kernel() {
   return std::move(*kernel);
 }
 
-InitramfsFile test_initramfs() {
+namespace {
+
+// What the guest needs to see its virtio ports.
+void add_modules(const KernelImage& kernel, InitramfsBuilder& builder) {
+  std::vector<WantedModule> wanted;
+  for (const std::string& name : needed_modules(test_accel())) wanted.push_back({.name = name});
+  const auto closure =
+      module_closure(kernel.modules_dir().value_or(""), wanted, [&](std::string_view option) {
+        const std::string value(kernel.config().lookup(std::string(option)).text);
+        return value.size() == 1 ? std::optional(value[0]) : std::nullopt;
+      });
+  ASSERT_TRUE(closure) << closure.error().to_string();
+  const auto packed = pack_modules(*closure, builder);
+  ASSERT_TRUE(packed) << packed.error().to_string();
+}
+
+}  // namespace
+
+InitramfsFile test_initramfs(const KernelImage& kernel) {
   InitramfsBuilder builder;
   const auto added = builder.add_file("/init", KTSTR_TEST_INIT, 0755);
   EXPECT_TRUE(added) << added.error().to_string();
+  add_modules(kernel, builder);
   auto built = builder.build(InitramfsCompression::kNone);
   EXPECT_TRUE(built) << built.error().to_string();
   if (!built) return {};
@@ -35,7 +55,7 @@ BootSpec test_boot_spec(const KernelImage& kernel, const std::string& what, Entr
   EXPECT_TRUE(image) << image.error().to_string();
   if (image) spec.kernel = std::move(*image);
   spec.kernel_is_elf = entry == Entry::kPayload;
-  auto initramfs = test_initramfs();
+  auto initramfs = test_initramfs(kernel);
   spec.initramfs = std::move(initramfs.fd);
   spec.initramfs_size = initramfs.size;
   spec.command_line = (entry == Entry::kPayload ? "nokaslr ktstr_test=" : "ktstr_test=") + what;
@@ -45,8 +65,20 @@ BootSpec test_boot_spec(const KernelImage& kernel, const std::string& what, Entr
   return spec;
 }
 
+AccelChoice test_accel() {
+  const char* const name = std::getenv("KTSTR_TEST_ACCEL");
+  return name != nullptr && std::string_view(name) == "kvm" ? AccelChoice::kKvm : AccelChoice::kTcg;
+}
+
+std::optional<TrapKind> test_traps() {
+  const char* const name = std::getenv("KTSTR_TEST_TRAPS");
+  if (name == nullptr || *name == '\0') return std::nullopt;
+  return std::string_view(name) == "port" ? TrapKind::kPort : TrapKind::kBreakpoint;
+}
+
 MachineUnderTest::MachineUnderTest(BootSpec spec, MachineOptions options) {
-  auto machine = create_machine(AccelChoice::kTcg, loop_, std::move(spec), options);
+  options.traps = test_traps();
+  auto machine = create_machine(test_accel(), loop_, std::move(spec), options);
   if (!machine) {
     ADD_FAILURE() << machine.error().to_string();
     return;

@@ -23,17 +23,26 @@ inline constexpr std::chrono::seconds kBootLimit{120};
 // The kernel in the folder that KTSTR_TEST_KERNEL_72 names; nothing when it is not set.
 std::optional<KernelImage> test_kernel();
 
-// PID 1 as an uncompressed archive.
+// PID 1 and the modules that it loads, as an uncompressed archive.
 struct InitramfsFile {
   UniqueFd fd;
   std::uint64_t size = 0;
 };
-InitramfsFile test_initramfs();
+InitramfsFile test_initramfs(const KernelImage& kernel);
 
 enum class Entry { kPayload, kBzImage };
 
 // What to boot, with `what` for the test's PID 1 to do.
 BootSpec test_boot_spec(const KernelImage& kernel, const std::string& what, Entry entry = Entry::kPayload);
+
+// The kind of machine to test: KTSTR_TEST_ACCEL=kvm, else tcg.
+AccelChoice test_accel();
+// How a kvm machine traps: KTSTR_TEST_TRAPS=port or breakpoint, else it chooses.
+std::optional<TrapKind> test_traps();
+
+// For what only one kind of machine has.
+#define KTSTR_TCG_ONLY() \
+  if (test_accel() != AccelChoice::kTcg) GTEST_SKIP() << "of the tcg machine"
 
 // A machine on a loop of its own.
 class MachineUnderTest {

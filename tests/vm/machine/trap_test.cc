@@ -136,10 +136,12 @@ TEST_F(TrapTest, EveryCallIsSeenOnTwoVcpus) {
 }
 
 TEST_F(TrapTest, EveryCallIsSeenWithOneThreadForAllVcpus) {
+  KTSTR_TCG_ONLY();
   count_every_call(spec("calls", 2), setregid(), {.single_thread = true});
 }
 
 TEST_F(TrapTest, EveryCallIsSeenInADeterministicGuest) {
+  KTSTR_TCG_ONLY();
   BootSpec boot = spec("calls", 2);
   boot.deterministic = DeterministicClock{};
   count_every_call(std::move(boot), setregid());
@@ -273,6 +275,7 @@ TEST_F(TrapTest, ATrapAtHltIsLeftWhenTheVcpuIsWoken) {
 }
 
 TEST_F(TrapTest, ATrapAtHltIsLeftWithOneThreadForAllVcpus) {
+  KTSTR_TCG_ONLY();
   leave_hlt(spec("beat"), address("pv_native_safe_halt"), {.single_thread = true});
 }
 
@@ -297,6 +300,7 @@ TEST_F(TrapTest, TooManyTrapsAreRefusedAndTheOldOnesStay) {
 }
 
 TEST_F(TrapTest, AnEmulatorKilledAtATrapIsAnErrorAndNoHang) {
+  KTSTR_TCG_ONLY();
   MachineUnderTest machine(spec("calls", 2));
   ASSERT_TRUE(machine->set_traps({setregid()}));
   ASSERT_TRUE(machine.start());
@@ -326,6 +330,7 @@ std::string deterministic_console(BootSpec boot, std::vector<std::uint64_t> trap
 }
 
 TEST_F(TrapTest, ATrapThatIsNotHitDoesNotChangeADeterministicGuest) {
+  KTSTR_TCG_ONLY();
   const std::string without = deterministic_console(spec("calls"), {});
   // The second one shares its page with code that runs all the time; no instruction begins there.
   const std::string with = deterministic_console(spec("calls"), {address("panic"), address("schedule") + 1});

@@ -105,7 +105,7 @@ void FakeGuest::make_symbols() {
   for (const auto& [name, address] : symbol_list()) {
     if (!builder.add(name, address)) misuse("no symbol " + name);
   }
-  symbols_ = std::move(builder).finish(SymbolSource::kVmlinux, "a test", {kText, kText + 0x400000});
+  symbols_ = std::move(builder).finish(options_.source, "a test", {kText, kText + 0x400000});
 }
 
 void FakeGuest::map_memory() {

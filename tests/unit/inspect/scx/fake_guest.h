@@ -37,6 +37,7 @@ struct FakeOptions {
   std::uint32_t cpus = 4;
   std::set<std::string, std::less<>> without = {};  // symbols that the kernel does not have
   bool per_cpu = true;                              // __per_cpu_offset is set up
+  SymbolSource source = SymbolSource::kVmlinux;
   std::size_t heap = std::size_t{4} << 20;
   std::uint32_t nodes = 1;
 };

@@ -288,7 +288,11 @@ class FakeTypes {
 
   void functions() {
     if (is_new())
-      make_.btf().function("scx_vexit", {{"sch", pointer_.id}, {"kind", s32_.id}, {"exit_code", s64_.id}});
+      make_.btf().function("scx_vexit", {{"sch", pointer_.id},
+                                         {"kind", s32_.id},
+                                         {"exit_code", s64_.id},
+                                         {"fmt", pointer_.id},
+                                         {"args", pointer_.id}});
     if (shape_ == Shape::kLegacy)
       make_.btf().function("scx_ops_exit_kind", {{"kind", s32_.id}, {"exit_code", s64_.id}});
   }

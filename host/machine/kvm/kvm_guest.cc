@@ -1,0 +1,162 @@
+#include "host/machine/kvm/kvm_guest.h"
+
+#include <sys/eventfd.h>
+
+#include <cstring>
+
+#include <fmt/core.h>
+
+#include "common/units.h"
+#include "host/machine/kvm/acpi/acpi_tables.h"
+#include "host/machine/kvm/boot_params.h"
+#include "host/machine/kvm/guest_layout.h"
+#include "host/machine/kvm/kernel_loader.h"
+
+namespace ktstr::kvm {
+namespace {
+
+constexpr std::uint64_t kMinMemory = 64 * kMiB;
+constexpr std::uint64_t kMaxMemory = 512 * kGiB;
+constexpr std::uint32_t kMaxFullChipApicId = 254;  // 255 is the broadcast address
+
+class GuestBuilder {
+ public:
+  GuestBuilder(const BootSpec& spec, std::string_view command_line, const GuestCallbacks& callbacks)
+      : spec_(spec), command_line_(command_line), callbacks_(callbacks) {}
+
+  // The boot sequence.
+  Expected<std::unique_ptr<KvmGuest>> build() {
+    if (auto made = make_vm_and_memory(); !made) return std::unexpected(std::move(made.error()));
+    for (const auto step :
+         {&GuestBuilder::connect_memory, &GuestBuilder::make_interrupt_chip, &GuestBuilder::load_kernel_files,
+          &GuestBuilder::write_acpi_tables, &GuestBuilder::plug_in_serial, &GuestBuilder::plug_in_power,
+          &GuestBuilder::plug_in_console, &GuestBuilder::make_vcpus}) {
+      if (auto done = (this->*step)(); !done) return std::unexpected(std::move(done.error()));
+    }
+    return std::move(guest_);
+  }
+
+ private:
+  Expected<void> make_vm_and_memory() {
+    auto vm = Vm::create();
+    if (!vm) return std::unexpected(std::move(vm.error()));
+    auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
+    if (!sizes) return std::unexpected(std::move(sizes.error()));
+    auto ram = GuestRam::create(*sizes, RamPages::kNormal);
+    if (!ram) return std::unexpected(std::move(ram.error()));
+    guest_ = std::make_unique<KvmGuest>(*std::move(vm), *std::move(ram));
+    return {};
+  }
+
+  Expected<void> connect_memory() {
+    if (auto set = guest_->vm.set_memory(guest_->ram.regions()); !set) return set;
+    return guest_->vm.set_reserved_pages();
+  }
+
+  Expected<void> make_interrupt_chip() {
+    const bool split = max_apic_id(spec_.topology) > kMaxFullChipApicId;
+    return guest_->vm.create_interrupt_chip(split ? Vm::Chip::kSplit : Vm::Chip::kFull);
+  }
+
+  Expected<void> load_kernel_files() {
+    auto kernel = load_kernel(guest_->ram, spec_.kernel.get(), spec_.kernel_is_elf);
+    if (!kernel) return std::unexpected(std::move(kernel.error()));
+    entry_ = kernel->entry;
+    write_entry_tables(guest_->ram);
+    return write_boot_params(guest_->ram, *kernel,
+                             {.command_line = command_line_,
+                              .initramfs = spec_.initramfs.get(),
+                              .initramfs_size = spec_.initramfs_size});
+  }
+
+  Expected<void> write_acpi_tables() {
+    const AcpiPlan plan = {
+        .topology = &spec_.topology,
+        .ram = guest_->ram.pieces(),
+        .virtio = {{.gpa = kVirtioMmioGpa, .size = kVirtioMmioSize, .gsi = kFirstVirtioGsi}}};
+    const auto tables = make_acpi_tables(plan);
+    if (!tables) return std::unexpected(tables.error());
+    std::memcpy(guest_->ram.bytes(kAcpiGpa, tables->bytes.size()).data(), tables->bytes.data(),
+                tables->bytes.size());
+    return {};
+  }
+
+  Expected<void> plug_in_serial() {
+    auto line = guest_->vm.create_interrupt_line(kSerialGsi);
+    if (!line) return std::unexpected(std::move(line.error()));
+    guest_->serial_line = *std::move(line);
+    guest_->serial = std::make_unique<Serial16550>(*guest_->serial_line, callbacks_.attention);
+    guest_->ports.add(kSerialPort, Serial16550::kPorts, *guest_->serial);
+    return {};
+  }
+
+  Expected<void> plug_in_power() {
+    guest_->i8042 = std::make_unique<I8042Reset>(callbacks_.reset);
+    guest_->ports.add(kI8042Data, I8042Reset::kPorts, *guest_->i8042);
+    guest_->acpi = std::make_unique<AcpiPower>(callbacks_.power_off, callbacks_.reset);
+    guest_->ports.add(kAcpiSleepControl, AcpiPower::kPorts, *guest_->acpi);
+    return {};
+  }
+
+  Expected<void> plug_in_console() {
+    auto line = guest_->vm.create_interrupt_line(kFirstVirtioGsi);
+    if (!line) return std::unexpected(std::move(line.error()));
+    guest_->console_line = *std::move(line);
+    guest_->console = std::make_unique<VirtioConsole>(std::vector<ConsolePortSpec>{
+        {.name = "", .is_console = true}, {.name = kFramesPortName, .is_console = false}});
+    guest_->console_registers = std::make_unique<VirtioMmio>(*guest_->console, guest_->ram_view,
+                                                             *guest_->console_line, callbacks_.attention);
+    guest_->memory_bus.add(kVirtioMmioGpa, VirtioMmio::kSize, *guest_->console_registers);
+    guest_->console_doorbell.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!guest_->console_doorbell) return fail_errno(ErrorCode::kHost, "cannot make an eventfd");
+    return guest_->vm.add_doorbell(kVirtioMmioGpa + VirtioMmio::kQueueNotify, guest_->console_doorbell.get());
+  }
+
+  Expected<void> make_vcpus() {
+    const auto supported = guest_->vm.supported_cpuid();
+    if (!supported) return std::unexpected(supported.error());
+    const CpuTopology& topology = spec_.topology;
+    guest_->vcpus.reserve(topology.cpus());
+    for (std::uint32_t cpu = 0; cpu < topology.cpus(); ++cpu) {
+      auto vcpu = Vcpu::create(guest_->vm, cpu, apic_id(topology, cpu));
+      if (!vcpu) return std::unexpected(std::move(vcpu.error()));
+      if (auto set = vcpu->set_up(make_cpuid(*supported, topology, cpu, {}), cpu == 0 ? entry_ : 0); !set)
+        return propagate(std::move(set.error()), fmt::format("setting up vCPU {}", cpu));
+      guest_->vcpus.push_back(*std::move(vcpu));
+    }
+    return {};
+  }
+
+  const BootSpec& spec_;
+  std::string_view command_line_;
+  const GuestCallbacks& callbacks_;
+  std::unique_ptr<KvmGuest> guest_;
+  std::uint64_t entry_ = 0;
+};
+
+}  // namespace
+
+Expected<std::unique_ptr<KvmGuest>> build_guest(const BootSpec& spec, std::string_view command_line,
+                                                const GuestCallbacks& callbacks) {
+  return GuestBuilder(spec, command_line, callbacks).build();
+}
+
+Expected<void> check_kvm_limits(const BootSpec& spec) {
+  if (auto ok = check_topology(spec.topology); !ok) return ok;
+  const std::uint64_t memory = spec.memory_bytes;
+  if (memory < kMinMemory) {
+    return fail(ErrorCode::kUsage, fmt::format("{} of memory are too little: the least is {}",
+                                               format_size(memory), format_size(kMinMemory)));
+  }
+  if (memory % kMiB != 0)
+    return fail(ErrorCode::kUsage, fmt::format("memory must be a whole number of MiB, not {} bytes", memory));
+  if (memory > kMaxMemory) {
+    return fail(ErrorCode::kHost,
+                fmt::format("{} of memory are more than the {} that the kvm machine can have",
+                            format_size(memory), format_size(kMaxMemory)));
+  }
+  if (auto sizes = node_memory(spec.topology, memory); !sizes) return std::unexpected(sizes.error());
+  return {};
+}
+
+}  // namespace ktstr::kvm

@@ -1,0 +1,322 @@
+#include "host/machine/kvm/kvm_machine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <span>
+#include <utility>
+
+#include <fmt/core.h>
+
+#include "host/machine/host_resources.h"
+#include "host/machine/kvm/kvm_arguments.h"
+
+namespace ktstr::kvm {
+namespace {
+
+using namespace std::chrono_literals;
+
+// How long the other vCPUs get to come when one has hit a trap or the guest has ended.
+constexpr auto kRendezvousLimit = 10s;
+// Rounds of handing on what an ended guest has left; each is bounded by the devices.
+constexpr int kMaxDrainRounds = 100000;
+
+std::vector<KernelArgument> all_kernel_arguments(const BootSpec& spec, std::string_view frames) {
+  auto arguments = kvm_kernel_arguments(frames);
+  arguments.insert(arguments.end(), spec.kernel_arguments.begin(), spec.kernel_arguments.end());
+  return arguments;
+}
+
+MachineEvent ending(GuestEnd end, const std::string& detail) {
+  switch (end) {
+    case GuestEnd::kPoweredOff:
+      return {.kind = MachineEvent::Kind::kPoweredOff, .detail = detail};
+    case GuestEnd::kReset:
+      return {.kind = MachineEvent::Kind::kReset, .detail = detail};
+    case GuestEnd::kTripleFault:
+      return {.kind = MachineEvent::Kind::kReset, .detail = "triple fault: " + detail};
+    case GuestEnd::kFailed:
+      break;
+  }
+  return {.kind = MachineEvent::Kind::kDied, .detail = detail};
+}
+
+}  // namespace
+
+KvmMachine::KvmMachine(boost::asio::io_context& loop, BootSpec spec, const KvmMachineOptions& options)
+    : loop_(loop), spec_(std::move(spec)), options_(options), frames_(*this), bell_(loop), doorbell_(loop) {
+  command_line_ =
+      join_kernel_arguments(all_kernel_arguments(spec_, frames_.guest_address()), spec_.command_line);
+}
+
+KvmMachine::~KvmMachine() {
+  stop();
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Calls
+
+Expected<void> KvmMachine::start() {
+  if (state_ != State::kCreated) return fail(ErrorCode::kHost, "the machine was started already");
+  if (auto built = build(); !built) {
+    stop();
+    return propagate(std::move(built.error()), "starting the kvm machine");
+  }
+  state_ = State::kRunning;
+  threads_->go();
+  return {};
+}
+
+Expected<void> KvmMachine::build() {
+  if (auto enough = check_host_memory(spec_.memory_bytes, host_memory()); !enough) return enough;
+  if (auto opened = bell_.open(-1, [this] { on_bell(); }); !opened) return opened;
+  auto guest = build_guest(spec_, command_line_.text,
+                           {.power_off = [this] { post({.end = GuestEnd::kPoweredOff}); },
+                            .reset = [this] { post({.end = GuestEnd::kReset}); },
+                            .attention = [this] { bell_.ring(); }});
+  if (!guest) return std::unexpected(std::move(guest.error()));
+  guest_ = *std::move(guest);
+  guest_->console->set_receiver(kHvcPort, [this](std::span<const std::byte> bytes) {
+    if (console_receiver_) console_receiver_(ConsolePort::kHvc, bytes);
+  });
+  guest_->console->set_receiver(kFramesPort,
+                                [this](std::span<const std::byte> bytes) { frames_.receive(bytes); });
+  if (auto opened = doorbell_.open(guest_->console_doorbell.get(), [this] { on_bell(); }); !opened)
+    return opened;
+  exits_ = std::make_unique<VcpuExits>(
+      *guest_, traps_,
+      ExitCallbacks{
+          .ended = [this](
+                       std::uint32_t cpu, GuestEnd end,
+                       std::string detail) { post({.cpu = cpu, .end = end, .detail = std::move(detail)}); },
+          .trapped = [this](std::uint32_t cpu, const TrapHit& hit) { post({.cpu = cpu, .hit = hit}); }});
+  threads_ = std::make_unique<VcpuThreads>();
+  auto started = threads_->start(
+      guest_->vcpus,
+      [this](Vcpu& vcpu, int error) {
+        const auto next = exits_->handle(vcpu, error);
+        if (traps_wait_ && next == VcpuThreads::Next::kRun) look_for_sites(vcpu);
+        return next;
+      },
+      options_.threads);
+  if (!started) return started;
+  clock_ = VcpuClock(getpid(), threads_->thread_ids());
+  return trap_addresses_.empty() ? Expected<void>() : apply_traps();
+}
+
+Expected<PauseReport> KvmMachine::pause(std::chrono::nanoseconds limit) {
+  if (state_ == State::kPaused) return pause_;
+  if (state_ != State::kRunning) return fail(ErrorCode::kHost, "cannot pause: the machine does not run");
+  threads_->hold();
+  pause_ = threads_->wait_parked(limit);
+  state_ = State::kPaused;
+  if (pause_.missing.empty()) hold_clock();
+  return pause_;
+}
+
+void KvmMachine::hold_clock() {
+  held_clock_.reset();
+  if (const auto now = guest_->vm.clock()) held_clock_ = *now;
+}
+
+Expected<void> KvmMachine::resume() {
+  if (state_ == State::kRunning) return {};
+  if (state_ != State::kPaused) return fail(ErrorCode::kHost, "cannot resume: the machine has ended");
+  if (trapped_cpu_) {
+    const std::uint32_t cpu = *std::exchange(trapped_cpu_, std::nullopt);
+    if (auto passed = traps_.pass(guest_->vcpus, guest_->vcpus[cpu], guest_->ram_view); !passed)
+      return passed;
+  }
+  // The guest's clock goes on where it stood. (KVM's own clock went on; a guest that saw the gap would find
+  // its tasks stalled.)
+  if (held_clock_) {
+    if (auto set = guest_->vm.set_clock(*std::exchange(held_clock_, std::nullopt)); !set) return set;
+    for (Vcpu& vcpu : guest_->vcpus) vcpu.note_pause();
+  }
+  forget_hits();
+  state_ = State::kRunning;
+  threads_->go();
+  // For what devices have put off.
+  bell_.ring();
+  return {};
+}
+
+Expected<void> KvmMachine::set_traps(std::vector<std::uint64_t> addresses) {
+  if (state_ == State::kEnded) return fail(ErrorCode::kHost, "cannot set traps: the machine has ended");
+  std::ranges::sort(addresses);
+  const auto same = std::ranges::unique(addresses);
+  addresses.erase(same.begin(), same.end());
+  if (addresses.size() > kMaxTraps)
+    return fail(ErrorCode::kHost,
+                fmt::format("{} traps are more than the {} there can be", addresses.size(), kMaxTraps));
+  if (state_ == State::kCreated) {
+    trap_addresses_ = std::move(addresses);
+    return {};
+  }
+  const bool was_running = state_ == State::kRunning;
+  if (was_running) {
+    const auto paused = pause(kRendezvousLimit);
+    if (!paused) return std::unexpected(paused.error());
+  }
+  if (pause_.missing.empty()) trap_addresses_ = std::move(addresses);
+  auto applied = pause_.missing.empty()
+                     ? apply_traps()
+                     : fail(ErrorCode::kHost, "cannot set traps: not all vCPUs could be stopped");
+  if (was_running) {
+    if (auto resumed = resume(); !resumed) return resumed;
+  }
+  return applied;
+}
+
+Expected<void> KvmMachine::apply_traps() {
+  if (auto chosen = choose_trap_kind(); !chosen) return chosen;
+  // A kernel that has not run yet has no tracing sites.
+  traps_wait_ = state_ == State::kCreated && !traps_.port_traps(trap_addresses_, 0).empty();
+  return traps_.set(guest_->vcpus, guest_->ram_view, trap_addresses_, {}, !traps_wait_);
+}
+
+void KvmMachine::look_for_sites(Vcpu& vcpu) {
+  if (!KvmTraps::sites_ready(vcpu, guest_->ram_view, traps_.port_traps(trap_addresses_, 0))) return;
+  if (traps_wait_.exchange(false)) post({.cpu = vcpu.index()});
+}
+
+void KvmMachine::set_waiting_traps() {
+  const bool was_running = state_ == State::kRunning;
+  if (was_running) {
+    pause_ = threads_->wait_parked(kRendezvousLimit);
+    state_ = State::kPaused;
+    if (pause_.missing.empty()) hold_clock();
+  }
+  auto done = apply_traps();
+  if (done && was_running) done = resume();
+  if (!done) announce({.kind = MachineEvent::Kind::kPaused, .detail = done.error().to_string()});
+}
+
+Expected<void> KvmMachine::choose_trap_kind() {
+  if (!options_.traps) {
+    options_.traps = TrapKind::kBreakpoint;
+    if (const auto work = breakpoints_work(); work && !*work) {
+      options_.traps = TrapKind::kPort;
+      warnings_.emplace_back(
+          "hardware breakpoints do not arrive on this host: traps are written into the kernel's code");
+    }
+  }
+  traps_.set_kind(*options_.traps);
+  return {};
+}
+
+void KvmMachine::stop() {
+  state_ = State::kEnded;
+  bell_.close();
+  doorbell_.close();
+  if (threads_ && !threads_->end()) {
+    // A vCPU is still in KVM_RUN and uses all of it.
+    [[maybe_unused]] KvmGuest* const guest = guest_.release();
+    [[maybe_unused]] VcpuExits* const exits = exits_.release();
+    [[maybe_unused]] VcpuThreads* const threads = threads_.release();
+    warnings_.emplace_back("a vCPU did not stop: its thread and the guest's memory stay until ktstr-vm ends");
+    return;
+  }
+  threads_.reset();
+  guest_.reset();
+}
+
+std::vector<RamRegion> KvmMachine::ram() const {
+  return guest_ ? guest_->ram.regions() : std::vector<RamRegion>();
+}
+
+Expected<VcpuRegisters> KvmMachine::registers(std::uint32_t cpu) {
+  if (!guest_ || state_ == State::kRunning)
+    return fail(ErrorCode::kHost, "registers can be read of a paused machine only");
+  if (cpu >= guest_->vcpus.size()) return fail(ErrorCode::kUsage, fmt::format("there is no vCPU {}", cpu));
+  if (!threads_->parked(cpu)) return fail(ErrorCode::kHost, fmt::format("vCPU {} has not stopped", cpu));
+  return guest_->vcpus[cpu].registers();
+}
+
+std::vector<std::pair<std::string, std::uint64_t>> KvmMachine::exit_counts() const {
+  return exits_ ? exits_->counts() : std::vector<std::pair<std::string, std::uint64_t>>();
+}
+
+Expected<void> KvmMachine::Frames::send(std::string_view bytes) {
+  if (!machine_.alive()) return fail(ErrorCode::kHost, "cannot send to the guest: the machine does not run");
+  return machine_.guest_->console->send(kFramesPort, bytes);
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// What happens by itself
+
+// On a vCPU's thread. The others are asked to stop at once, not when the loop gets to it.
+void KvmMachine::post(Message message) {
+  {
+    const std::lock_guard lock(messages_mutex_);
+    messages_.push_back(std::move(message));
+  }
+  threads_->hold();
+  bell_.ring();
+}
+
+void KvmMachine::forget_hits() {
+  const std::lock_guard lock(messages_mutex_);
+  std::erase_if(messages_, [](const Message& message) { return message.hit.has_value(); });
+}
+
+void KvmMachine::on_bell() {
+  if (!alive()) return;
+  if (state_ == State::kRunning && !drain()) return;
+  std::vector<Message> messages;
+  {
+    const std::lock_guard lock(messages_mutex_);
+    messages.swap(messages_);
+  }
+  // The end of the guest comes before its traps.
+  for (const Message& message : messages)
+    if (message.end) return finish(message);
+  // Those that have hit besides the first are held before their traps, and hit again when they run; so do
+  // those that hit while the machine was being paused.
+  if (std::ranges::any_of(messages, [](const Message& message) { return !message.hit; }))
+    return set_waiting_traps();
+  if (!messages.empty() && state_ == State::kRunning) on_hit(messages.front());
+}
+
+bool KvmMachine::drain() {
+  drain_serial();
+  if (!alive()) return false;
+  if (guest_->console_registers->service()) bell_.ring();
+  return alive();
+}
+
+void KvmMachine::drain_serial() {
+  const std::string output = guest_->serial->take_output();
+  if (!output.empty() && console_receiver_)
+    console_receiver_(ConsolePort::kSerial, std::as_bytes(std::span(output)));
+}
+
+void KvmMachine::on_hit(const Message& message) {
+  pause_ = threads_->wait_parked(kRendezvousLimit);
+  state_ = State::kPaused;
+  if (pause_.missing.empty()) hold_clock();
+  trapped_cpu_ = message.cpu;
+  announce({.kind = MachineEvent::Kind::kTrapped,
+            .detail = fmt::format("vCPU {} is at the trap {:#x}", message.cpu, message.hit->address),
+            .cpu = message.cpu,
+            .address = message.hit->address,
+            .pause = pause_});
+}
+
+void KvmMachine::finish(const Message& message) {
+  threads_->hold();
+  pause_ = threads_->wait_parked(kRendezvousLimit);
+  drain_serial();
+  for (int round = 0; alive() && round < kMaxDrainRounds && guest_->console_registers->service(); ++round) {
+  }
+  if (!alive()) return;
+  state_ = State::kEnded;
+  announce(ending(*message.end, message.detail));
+}
+
+void KvmMachine::announce(const MachineEvent& event) {
+  if (event_receiver_) event_receiver_(event);
+}
+
+}  // namespace ktstr::kvm

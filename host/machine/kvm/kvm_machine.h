@@ -1,0 +1,143 @@
+// KvmMachine: a guest on the KVM API, run by this process.
+//
+// Threads. Each vCPU has one, which answers the exits of its own devices' registers. Everything else happens
+// on the event loop's thread: queues of virtio devices, the serial port's output, events, pauses. So while
+// the loop's thread holds the vCPUs, the devices stand still too.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <boost/asio/io_context.hpp>
+
+#include "host/machine/kvm/kvm_guest.h"
+#include "host/machine/kvm/kvm_traps.h"
+#include "host/machine/kvm/loop_bell.h"
+#include "host/machine/kvm/vcpu_exits.h"
+#include "host/machine/kvm/vcpu_threads.h"
+#include "host/machine/machine.h"
+#include "host/machine/vcpu_clock.h"
+
+namespace ktstr::kvm {
+
+struct KvmMachineOptions {
+  std::optional<TrapKind> traps = std::nullopt;  // nullopt: breakpoints where they work, else port traps
+  VcpuThreadOptions threads = {};
+};
+
+// Beyond what Machine says:
+//   * Everything the guest wrote is handed to the receivers before kPoweredOff, kReset or kDied.
+//   * After these three events RAM is still there, and registers are too, until stop.
+//   * Receivers may call stop, but not destroy the machine.
+//   * Port traps that are set before start are in force once the kernel has prepared its tracing sites, early
+//   in its boot.
+class KvmMachine final : public Machine {
+ public:
+  // `spec` has passed check_kvm_limits.
+  KvmMachine(boost::asio::io_context& loop, BootSpec spec, const KvmMachineOptions& options);
+  ~KvmMachine() override;
+  KvmMachine(const KvmMachine&) = delete;
+  KvmMachine& operator=(const KvmMachine&) = delete;
+
+  std::string_view kind() const override { return "kvm"; }
+  const KernelCommandLine& command_line() const override { return command_line_; }
+  Emulator emulator() const override { return {}; }
+  std::vector<std::string> warnings() const override { return warnings_; }
+
+  void set_console_receiver(ConsoleReceiver receiver) override { console_receiver_ = std::move(receiver); }
+  void set_event_receiver(EventReceiver receiver) override { event_receiver_ = std::move(receiver); }
+  FrameLink& frames() override { return frames_; }
+
+  Expected<void> start() override;
+  Expected<PauseReport> pause(std::chrono::nanoseconds limit) override;
+  Expected<void> resume() override;
+  Expected<void> set_traps(std::vector<std::uint64_t> addresses) override;
+  void stop() override;
+
+  std::vector<RamRegion> ram() const override;
+  Expected<VcpuRegisters> registers(std::uint32_t cpu) override;
+  VcpuTime vcpu_time() const override { return clock_.read(); }
+
+  // Exits to user space by who answered them.
+  std::vector<std::pair<std::string, std::uint64_t>> exit_counts() const;
+
+ private:
+  enum class State { kCreated, kRunning, kPaused, kEnded };
+
+  class Frames final : public FrameLink {
+   public:
+    explicit Frames(KvmMachine& machine) : machine_(machine) {}
+    void set_receiver(Receiver receiver) override { receiver_ = std::move(receiver); }
+    Expected<void> send(std::string_view bytes) override;
+    bool can_send() const override { return true; }
+    std::string_view guest_address() const override { return "virtio:ktstr.frames"; }
+    void receive(std::span<const std::byte> bytes) {
+      if (receiver_) receiver_(bytes);
+    }
+
+   private:
+    KvmMachine& machine_;
+    Receiver receiver_;
+  };
+
+  // What a vCPU's thread has to say to the loop.
+  struct Message {
+    std::uint32_t cpu = 0;
+    std::optional<TrapHit> hit = std::nullopt;
+    std::optional<GuestEnd> end = std::nullopt;  // neither: the sites of the traps are there
+    std::string detail = {};
+  };
+
+  bool alive() const { return state_ == State::kRunning || state_ == State::kPaused; }
+  Expected<void> build();
+  void post(Message message);
+  void on_bell();
+  // All vCPUs are parked: those that were held at a trap hit it again when they run.
+  void forget_hits();
+  void on_hit(const Message& message);
+  void finish(const Message& message);
+  void announce(const MachineEvent& event);
+  // Hands on what the guest has written; false when a receiver has stopped the machine.
+  bool drain();
+  void drain_serial();
+  // All vCPUs are parked: notes the guest's clock.
+  void hold_clock();
+  Expected<void> apply_traps();
+  // On a vCPU's thread, after its exit was answered: port traps that wait for their sites.
+  void look_for_sites(Vcpu& vcpu);
+  void set_waiting_traps();
+  Expected<void> choose_trap_kind();
+
+  boost::asio::io_context& loop_;
+  BootSpec spec_;
+  KvmMachineOptions options_;
+  Frames frames_;
+  KernelCommandLine command_line_;
+  std::vector<std::string> warnings_;
+  ConsoleReceiver console_receiver_;
+  EventReceiver event_receiver_;
+
+  State state_ = State::kCreated;
+  LoopBell bell_;      // rung by vCPUs' threads and devices
+  LoopBell doorbell_;  // rung by KVM for the console's driver
+  KvmTraps traps_;
+  std::vector<std::uint64_t> trap_addresses_;  // changed only while no vCPU runs
+  std::atomic<bool> traps_wait_ = false;       // for their sites
+  std::unique_ptr<KvmGuest> guest_;
+  std::unique_ptr<VcpuExits> exits_;
+  std::unique_ptr<VcpuThreads> threads_;
+  std::mutex messages_mutex_;
+  std::vector<Message> messages_;
+  PauseReport pause_;                         // of the present pause
+  std::optional<std::uint64_t> held_clock_;   // the guest's clock then, ns
+  std::optional<std::uint32_t> trapped_cpu_;  // announced, stands at its trap
+  mutable VcpuClock clock_;
+};
+
+}  // namespace ktstr::kvm

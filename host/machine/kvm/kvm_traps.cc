@@ -1,0 +1,232 @@
+#include "host/machine/kvm/kvm_traps.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include <fmt/core.h>
+
+#include "common/mapping.h"
+#include "host/machine/kvm/guest_layout.h"
+#include "host/machine/kvm/kvm_call.h"
+
+namespace ktstr::kvm {
+namespace {
+
+using Bytes5 = std::array<std::byte, 5>;
+using Bytes4 = std::array<std::byte, 4>;
+
+template <std::size_t N>
+constexpr std::array<std::byte, N> bytes(const std::array<unsigned char, N>& values) {
+  std::array<std::byte, N> result = {};
+  for (std::size_t i = 0; i < N; ++i) result[i] = std::byte{values[i]};
+  return result;
+}
+
+constexpr Bytes5 kNop5 = bytes<5>({0x0f, 0x1f, 0x44, 0x00, 0x00});
+constexpr Bytes5 kTrap = bytes<5>({0xe6, kTrapPort, 0x0f, 0x1f, 0x00});  // out %al,$0xf4; nopl (%rax)
+constexpr Bytes4 kEndbr64 = bytes<4>({0xf3, 0x0f, 0x1e, 0xfa});
+constexpr Bytes4 kSealedEndbr = bytes<4>({0x0f, 0x1f, 0x40, 0xd6});
+constexpr std::byte kCall{0xe8};
+
+constexpr std::uint64_t kResumeFlag = 1U
+                                      << 16;  // RFLAGS.RF: no instruction breakpoint on the next instruction
+
+bool is_site(const Bytes5& code) {
+  return code == kNop5 || code.front() == kCall;
+}
+
+// Fields of DR7 for register `n` (Intel SDM vol. 3B, 18.2.4): enable, condition, length.
+std::uint64_t dr7_field(std::size_t n, std::uint64_t condition, std::uint64_t length) {
+  return std::uint64_t{2} << (2 * n) | condition << (16 + 4 * n) | length << (18 + 4 * n);
+}
+
+std::uint64_t dr7_length(std::uint32_t size) {
+  return size == 8 ? 2 : size - 1;
+}
+
+}  // namespace
+
+Expected<std::uint64_t> translate(std::span<Vcpu> vcpus, std::uint64_t address) {
+  for (Vcpu& vcpu : vcpus) {
+    kvm_translation translation = {};
+    translation.linear_address = address;
+    if (KVM_CALL(vcpu.fd(), KVM_TRANSLATE, &translation) && translation.valid != 0)
+      return translation.physical_address;
+    // With page-table isolation a vCPU in user mode has tables without the kernel; those with it are one page
+    // below (PTI_USER_PGTABLE_BIT, arch/x86/include/asm/pgtable.h).
+    kvm_sregs special = {};
+    if (!KVM_CALL(vcpu.fd(), KVM_GET_SREGS, &special)) continue;
+    kvm_sregs kernel = special;
+    kernel.cr3 &= ~std::uint64_t{0x1fff};
+    if (kernel.cr3 == special.cr3 || !KVM_CALL(vcpu.fd(), KVM_SET_SREGS, &kernel)) continue;
+    const auto got = KVM_CALL(vcpu.fd(), KVM_TRANSLATE, &translation);
+    if (auto back = KVM_CALL(vcpu.fd(), KVM_SET_SREGS, &special); !back)
+      return std::unexpected(std::move(back.error()));
+    if (got && translation.valid != 0) return translation.physical_address;
+  }
+  return fail(ErrorCode::kHost, fmt::format("no vCPU's page tables lead to {:#x}", address));
+}
+
+Expected<KvmTraps::Site> KvmTraps::find_site(std::span<Vcpu> vcpus, const GuestRamView& ram,
+                                             std::uint64_t address) {
+  Site site = {.address = address, .site = address};
+  auto gpa = translate(vcpus, address);
+  if (!gpa) return propagate(std::move(gpa.error()), fmt::format("setting a trap at {:#x}", address));
+  Bytes4 first = {};
+  if (ram.read(*gpa, first) && (first == kEndbr64 || first == kSealedEndbr)) {
+    site.site += first.size();
+    gpa = translate(vcpus, site.site);
+    if (!gpa) return propagate(std::move(gpa.error()), fmt::format("setting a trap at {:#x}", address));
+  }
+  site.gpa = *gpa;
+  if (!ram.read(site.gpa, site.original) || !is_site(site.original)) {
+    return fail(
+        ErrorCode::kHost,
+        fmt::format(
+            "at {:#x} is no call site of the function tracer (CONFIG_DYNAMIC_FTRACE), or the kernel has not "
+            "come to preparing it yet: a port trap needs one",
+            address));
+  }
+  return site;
+}
+
+std::span<const std::uint64_t> KvmTraps::port_traps(const std::vector<std::uint64_t>& instructions,
+                                                    std::size_t watchpoints) const {
+  const std::size_t registers =
+      kind_ == TrapKind::kPort ? 0 : kBreakpoints - std::min(watchpoints, kBreakpoints);
+  return std::span(instructions).subspan(std::min(registers, instructions.size()));
+}
+
+Expected<void> KvmTraps::set(std::vector<Vcpu>& vcpus, const GuestRamView& ram,
+                             const std::vector<std::uint64_t>& instructions,
+                             const std::vector<Watchpoint>& writes, bool sites_ready) {
+  if (writes.size() > kWatchpoints) {
+    return fail(ErrorCode::kHost, fmt::format("{} watchpoints are more than the {} that there can be",
+                                              writes.size(), kWatchpoints));
+  }
+  for (const Site& site : sites_) ram.write(site.gpa, site.original);
+  sites_.clear();
+  const auto ports = port_traps(instructions, writes.size());
+  breakpoints_.assign(instructions.begin(), instructions.end() - static_cast<std::ptrdiff_t>(ports.size()));
+  watchpoints_ = writes;
+  for (const std::uint64_t address : sites_ready ? ports : ports.first(0)) {
+    auto site = find_site(vcpus, ram, address);
+    if (!site) return std::unexpected(std::move(site.error()));
+    if (std::ranges::find(sites_, site->site, &Site::site) == sites_.end()) sites_.push_back(*site);
+  }
+  for (const Site& site : sites_) ram.write(site.gpa, kTrap);
+  return set_registers(vcpus);
+}
+
+Expected<void> KvmTraps::set_registers(std::vector<Vcpu>& vcpus) {
+  constexpr std::uint64_t kOnWrite = 1;
+  kvm_guest_debug debug = {};
+  std::size_t n = 0;
+  for (const std::uint64_t address : breakpoints_) {
+    debug.arch.debugreg[n] = address;
+    debug.arch.debugreg[7] |= dr7_field(n++, 0, 0);
+  }
+  for (const Watchpoint& watchpoint : watchpoints_) {
+    debug.arch.debugreg[n] = watchpoint.address;
+    debug.arch.debugreg[7] |= dr7_field(n++, kOnWrite, dr7_length(watchpoint.size));
+  }
+  if (n > 0) {
+    debug.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+    debug.arch.debugreg[7] |= 0x600;  // GE (exact breakpoints), and the bit that is always 1
+  }
+  for (Vcpu& vcpu : vcpus)
+    if (auto set = vcpu.set_guest_debug(debug); !set) return set;
+  return {};
+}
+
+std::optional<TrapHit> KvmTraps::debug_hit(Vcpu& vcpu) const {
+  const kvm_debug_exit_arch& exit = vcpu.run().debug.arch;
+  // An instruction breakpoint tells itself by where the vCPU is; DR6 is not filled in by every KVM.
+  if (std::ranges::find(breakpoints_, exit.pc) != breakpoints_.end()) return TrapHit{.address = exit.pc};
+  for (std::size_t i = 0; i < watchpoints_.size(); ++i) {
+    if ((exit.dr6 >> (breakpoints_.size() + i) & 1) != 0)
+      return TrapHit{.address = watchpoints_[i].address, .watchpoint = true};
+  }
+  return std::nullopt;
+}
+
+bool KvmTraps::sites_ready(Vcpu& vcpu, const GuestRamView& ram, std::span<const std::uint64_t> instructions) {
+  return std::ranges::all_of(instructions, [&](std::uint64_t address) {
+    return find_site(std::span(&vcpu, 1), ram, address).has_value();
+  });
+}
+
+std::optional<TrapHit> KvmTraps::port_hit(Vcpu& vcpu) const {
+  const auto before = vcpu.general_registers();
+  if (!before) return std::nullopt;
+  const auto site = std::ranges::find(sites_, before->rip, &Site::site);
+  if (site == sites_.end()) return std::nullopt;
+  // KVM finishes an OUT by moving past it when the vCPU runs next: let it do so now, and take the vCPU back.
+  if (!vcpu.complete_exit()) return std::nullopt;
+  kvm_regs at_entry = *before;
+  at_entry.rip = site->address;
+  if (!vcpu.set_general_registers(at_entry)) return std::nullopt;
+  return TrapHit{.address = site->address};
+}
+
+Expected<void> KvmTraps::pass(std::vector<Vcpu>& vcpus, Vcpu& vcpu, const GuestRamView& ram) const {
+  auto regs = vcpu.general_registers();
+  if (!regs) return std::unexpected(std::move(regs.error()));
+  if (std::ranges::find(breakpoints_, regs->rip) != breakpoints_.end()) {
+    regs->rflags |= kResumeFlag;
+    return vcpu.set_general_registers(*regs);
+  }
+  const auto site = std::ranges::find(sites_, regs->rip, &Site::address);
+  if (site == sites_.end()) return {};
+  const std::uint64_t next = site->site + site->original.size();
+  regs->rip = next;
+  if (site->original.front() == kCall) {
+    std::int32_t distance = 0;
+    std::memcpy(&distance, site->original.data() + 1, sizeof(distance));
+    regs->rsp -= sizeof(next);
+    const auto stack = translate(vcpus, regs->rsp);
+    if (!stack || !ram.write(*stack, std::as_bytes(std::span(&next, 1))))
+      return fail(ErrorCode::kHost,
+                  fmt::format("cannot make the call at {:#x}: its stack is no RAM", site->site));
+    regs->rip = next + static_cast<std::uint64_t>(std::int64_t{distance});
+  }
+  return vcpu.set_general_registers(*regs);
+}
+
+// `nop; hlt` in real mode, with a breakpoint on the hlt: a KVM without its own interrupt chip exits at it.
+Expected<bool> breakpoints_work() {
+  constexpr std::uint64_t kCode = 0x1000;
+  constexpr std::array<unsigned char, 2> kProgram = {0x90, 0xf4};
+  auto vm = Vm::create();
+  if (!vm) return std::unexpected(std::move(vm.error()));
+  auto page = Mapping::map(-1, kCode, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+  if (!page) return std::unexpected(std::move(page.error()));
+  std::memcpy(page->mutable_bytes().data(), kProgram.data(), kProgram.size());
+  const RamRegion region = {.gpa = kCode, .host = page->mutable_bytes()};
+  if (auto set = vm->set_memory(std::span(&region, 1)); !set) return std::unexpected(std::move(set.error()));
+  std::vector<Vcpu> vcpus;
+  auto vcpu = Vcpu::create(*vm, 0, 0);
+  if (!vcpu) return std::unexpected(std::move(vcpu.error()));
+  vcpus.push_back(*std::move(vcpu));
+  kvm_sregs special = {};
+  if (auto got = KVM_CALL(vcpus[0].fd(), KVM_GET_SREGS, &special); !got)
+    return std::unexpected(std::move(got.error()));
+  special.cs.base = 0;
+  special.cs.selector = 0;
+  if (auto set = KVM_CALL(vcpus[0].fd(), KVM_SET_SREGS, &special); !set)
+    return std::unexpected(std::move(set.error()));
+  kvm_regs regs = {};
+  regs.rip = kCode;
+  regs.rflags = 2;
+  if (auto set = vcpus[0].set_general_registers(regs); !set) return std::unexpected(std::move(set.error()));
+  KvmTraps traps;
+  if (auto set = traps.set(vcpus, {}, {kCode + 1}, {}); !set) return std::unexpected(std::move(set.error()));
+  if (const int error = vcpus[0].enter(); error != 0 && error != EINTR)
+    return std::unexpected(Error::from_errno(ErrorCode::kHost, "KVM_RUN of the trial guest", error));
+  return vcpus[0].run().exit_reason == KVM_EXIT_DEBUG;
+}
+
+}  // namespace ktstr::kvm

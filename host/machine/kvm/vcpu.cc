@@ -1,0 +1,224 @@
+#include "host/machine/kvm/vcpu.h"
+
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include <fmt/core.h>
+
+#include "host/machine/kvm/boot_params.h"
+#include "host/machine/kvm/guest_layout.h"
+#include "host/machine/kvm/kvm_call.h"
+
+namespace ktstr::kvm {
+namespace {
+
+// Model-specific registers (Intel SDM vol. 4, AMD APM vol. 2 appendix A).
+constexpr std::uint32_t kMsrMiscEnable = 0x1a0;
+constexpr std::uint32_t kMsrMtrrDefType = 0x2ff;
+constexpr std::uint32_t kMsrKernelGsBase = 0xc0000102;
+constexpr std::uint64_t kFastStrings = 1;
+constexpr std::uint64_t kMtrrEnabledWriteBack = 1U << 11 | 6;
+
+constexpr std::uint64_t kCr0 = 1U << 31 | 1U << 4 | 1U;  // PG, ET, PE
+constexpr std::uint64_t kCr4Pae = 1U << 5;
+constexpr std::uint64_t kEferLongMode = 1U << 10 | 1U << 8;  // LMA, LME
+
+// KVM_GET_MSRS and KVM_SET_MSRS take a header with a list behind it. (struct kvm_msrs itself has another size
+// in C++ than in C.)
+struct OneMsr {
+  std::uint32_t count = 1;
+  std::uint32_t padding = 0;
+  kvm_msr_entry entry = {};
+};
+
+// struct kvm_cpuid2 before its list.
+struct CpuidHeader {
+  std::uint32_t count = 0;
+  std::uint32_t padding = 0;
+};
+
+kvm_segment flat_segment(std::uint16_t selector, bool code) {
+  kvm_segment segment = {};
+  segment.limit = 0xffffffff;
+  segment.selector = selector;
+  segment.type = code ? 11 : 3;
+  segment.present = 1;
+  segment.s = 1;
+  segment.g = 1;
+  segment.l = code ? 1 : 0;
+  segment.db = code ? 0 : 1;
+  return segment;
+}
+
+}  // namespace
+
+Expected<Vcpu> Vcpu::create(Vm& vm, std::uint32_t index, std::uint32_t id) {
+  Vcpu vcpu;
+  auto fd = vm.create_vcpu(id);
+  if (!fd) return std::unexpected(std::move(fd.error()));
+  vcpu.fd_ = *std::move(fd);
+  auto shared = Mapping::map(vcpu.fd_.get(), vm.run_size(), PROT_READ | PROT_WRITE, MAP_SHARED);
+  if (!shared) return propagate(std::move(shared.error()), "mapping a vCPU's shared page");
+  vcpu.shared_ = *std::move(shared);
+  vcpu.run_ = reinterpret_cast<kvm_run*>(vcpu.shared_.mutable_bytes().data());
+  vcpu.index_ = index;
+  return vcpu;
+}
+
+Expected<void> Vcpu::set_up(std::span<const kvm_cpuid_entry2> cpuid, std::uint64_t entry) {
+  if (auto set = set_cpuid(cpuid); !set) return set;
+  if (auto set = set_msrs(); !set) return set;
+  if (auto set = set_local_interrupts(); !set) return set;
+  // The others come up as on a PC: in real mode, at the address that the start-up interrupt names. KVM makes
+  // them so.
+  return entry == 0 ? Expected<void>() : set_boot_registers(entry);
+}
+
+Expected<void> Vcpu::set_cpuid(std::span<const kvm_cpuid_entry2> cpuid) {
+  const CpuidHeader header = {.count = static_cast<std::uint32_t>(cpuid.size())};
+  std::vector<std::byte> bytes(sizeof(header) + cpuid.size_bytes());
+  std::memcpy(bytes.data(), &header, sizeof(header));
+  std::memcpy(bytes.data() + sizeof(header), cpuid.data(), cpuid.size_bytes());
+  if (auto set = KVM_CALL(fd_.get(), KVM_SET_CPUID2, bytes.data()); !set)
+    return std::unexpected(std::move(set.error()));
+  return {};
+}
+
+// What firmware would have set: caches on for all memory (a guest without it runs uncached on some hosts),
+// fast strings.
+Expected<void> Vcpu::set_msrs() {
+  for (const auto& [index, value] :
+       {std::pair{kMsrMiscEnable, kFastStrings}, std::pair{kMsrMtrrDefType, kMtrrEnabledWriteBack}}) {
+    OneMsr one;
+    one.entry = {.index = index, .reserved = 0, .data = value};
+    // A host that does not know one of them does not need it.
+    [[maybe_unused]] const auto set = KVM_CALL(fd_.get(), KVM_SET_MSRS, &one);
+  }
+  return {};
+}
+
+// LINT0 is the PIC's line, LINT1 the NMI (Intel MultiProcessor Specification 1.4, 3.6.2.2).
+Expected<void> Vcpu::set_local_interrupts() {
+  kvm_lapic_state state = {};
+  if (auto got = KVM_CALL(fd_.get(), KVM_GET_LAPIC, &state); !got)
+    return std::unexpected(std::move(got.error()));
+  constexpr std::size_t kLint0 = 0x350;
+  constexpr std::size_t kLint1 = 0x360;
+  const auto set_mode = [&state](std::size_t offset, std::uint32_t mode) {
+    std::uint32_t value = 0;
+    std::memcpy(&value, state.regs + offset, sizeof(value));
+    value = (value & ~0x700U) | mode << 8;
+    std::memcpy(state.regs + offset, &value, sizeof(value));
+  };
+  constexpr std::uint32_t kNmi = 4;
+  constexpr std::uint32_t kExtInt = 7;
+  set_mode(kLint0, kExtInt);
+  set_mode(kLint1, kNmi);
+  if (auto set = KVM_CALL(fd_.get(), KVM_SET_LAPIC, &state); !set)
+    return std::unexpected(std::move(set.error()));
+  return {};
+}
+
+Expected<void> Vcpu::set_boot_registers(std::uint64_t entry) {
+  kvm_sregs special = {};
+  if (auto got = KVM_CALL(fd_.get(), KVM_GET_SREGS, &special); !got)
+    return std::unexpected(std::move(got.error()));
+  special.gdt = {.base = kGdtGpa, .limit = kGdtEntries * 8 - 1, .padding = {}};
+  special.idt = {.base = 0, .limit = 0, .padding = {}};
+  special.cs = flat_segment(kBootCs, true);
+  special.ds = special.es = special.fs = special.gs = special.ss = flat_segment(kBootDs, false);
+  special.cr3 = kPageTablesGpa;
+  special.cr4 |= kCr4Pae;
+  special.cr0 = kCr0;
+  special.efer |= kEferLongMode;
+  if (auto set = KVM_CALL(fd_.get(), KVM_SET_SREGS, &special); !set)
+    return std::unexpected(std::move(set.error()));
+  kvm_regs regs = {};
+  regs.rflags = 2;
+  regs.rip = entry;
+  regs.rsp = regs.rbp = kBootStackGpa;
+  regs.rsi = kBootParamsGpa;
+  return set_general_registers(regs);
+}
+
+int Vcpu::enter() {
+  return ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno;
+}
+
+Expected<void> Vcpu::complete_exit() {
+  const std::uint8_t before = run_->immediate_exit;
+  cancel(true);
+  const int error = enter();
+  cancel(before != 0);
+  if (error != 0 && error != EINTR && error != EAGAIN)
+    return std::unexpected(
+        Error::from_errno(ErrorCode::kHost, "KVM_RUN failed while completing an exit", error));
+  return {};
+}
+
+Expected<kvm_regs> Vcpu::general_registers() const {
+  kvm_regs regs = {};
+  if (auto got = KVM_CALL(fd_.get(), KVM_GET_REGS, &regs); !got)
+    return std::unexpected(std::move(got.error()));
+  return regs;
+}
+
+Expected<void> Vcpu::set_general_registers(const kvm_regs& regs) {
+  kvm_regs copy = regs;
+  if (auto set = KVM_CALL(fd_.get(), KVM_SET_REGS, &copy); !set)
+    return std::unexpected(std::move(set.error()));
+  return {};
+}
+
+Expected<std::uint64_t> Vcpu::msr(std::uint32_t index) const {
+  OneMsr one;
+  one.entry.index = index;
+  auto got = KVM_CALL(fd_.get(), KVM_GET_MSRS, &one);
+  if (!got) return std::unexpected(std::move(got.error()));
+  if (*got != 1) return fail(ErrorCode::kHost, fmt::format("KVM does not give MSR {:#x}", index));
+  return one.entry.data;
+}
+
+Expected<VcpuRegisters> Vcpu::registers() const {
+  auto general = general_registers();
+  if (!general) return std::unexpected(std::move(general.error()));
+  kvm_sregs special = {};
+  if (auto got = KVM_CALL(fd_.get(), KVM_GET_SREGS, &special); !got)
+    return std::unexpected(std::move(got.error()));
+  kvm_mp_state state = {};
+  if (auto got = KVM_CALL(fd_.get(), KVM_GET_MP_STATE, &state); !got)
+    return std::unexpected(std::move(got.error()));
+  const kvm_regs& g = *general;
+  VcpuRegisters regs;
+  regs.rax = g.rax, regs.rbx = g.rbx, regs.rcx = g.rcx, regs.rdx = g.rdx;
+  regs.rsi = g.rsi, regs.rdi = g.rdi, regs.rbp = g.rbp, regs.rsp = g.rsp;
+  regs.r8 = g.r8, regs.r9 = g.r9, regs.r10 = g.r10, regs.r11 = g.r11;
+  regs.r12 = g.r12, regs.r13 = g.r13, regs.r14 = g.r14, regs.r15 = g.r15;
+  regs.rip = g.rip, regs.rflags = g.rflags;
+  regs.cr0 = special.cr0, regs.cr2 = special.cr2, regs.cr3 = special.cr3, regs.cr4 = special.cr4;
+  regs.efer = special.efer;
+  regs.fs_base = special.fs.base, regs.gs_base = special.gs.base;
+  regs.kernel_gs_base = msr(kMsrKernelGsBase).value_or(0);
+  regs.idt_base = special.idt.base, regs.idt_limit = special.idt.limit;
+  regs.gdt_base = special.gdt.base, regs.gdt_limit = special.gdt.limit;
+  regs.cs = special.cs.selector, regs.ss = special.ss.selector;
+  regs.halted = state.mp_state == KVM_MP_STATE_HALTED;
+  return regs;
+}
+
+Expected<void> Vcpu::set_guest_debug(const kvm_guest_debug& debug) {
+  kvm_guest_debug copy = debug;
+  if (auto set = KVM_CALL(fd_.get(), KVM_SET_GUEST_DEBUG, &copy); !set)
+    return std::unexpected(std::move(set.error()));
+  return {};
+}
+
+void Vcpu::note_pause() {
+  [[maybe_unused]] const auto noted = KVM_CALL(fd_.get(), KVM_KVMCLOCK_CTRL, 0);
+}
+
+}  // namespace ktstr::kvm

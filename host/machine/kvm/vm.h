@@ -1,0 +1,59 @@
+// Vm: one virtual machine of the KVM API (Documentation/virt/kvm/api.rst): memory slots, interrupt chip,
+// clock, vCPUs.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "common/error.h"
+#include "common/unique_fd.h"
+#include "host/machine/kvm/devices/bus.h"
+#include "host/machine/kvm/kvm_requests.h"
+#include "host/machine/machine.h"
+
+namespace ktstr::kvm {
+
+class Vm {
+ public:
+  // Opens /dev/kvm and makes a VM with nothing in it. Error kHost: no /dev/kvm, no permission (naming who has
+  // it), a capability missing (by name).
+  static Expected<Vm> create();
+
+  // KVM_CHECK_EXTENSION on the VM; 0 when it is not there.
+  int capability(int number) const;
+
+  // One memory slot for each region.
+  Expected<void> set_memory(std::span<const RamRegion> regions);
+  // Where KVM may put its own pages; must come before the first vCPU (api.rst 4.40, 4.35).
+  Expected<void> set_reserved_pages();
+  // PIC, I/O APIC and local APICs in the kernel, and a PIT; or, where an APIC id does not fit into 8 bits,
+  // only the local APICs (split), with x2APIC ids. Before the first vCPU.
+  enum class Chip { kFull, kSplit };
+  Expected<void> create_interrupt_chip(Chip chip);
+
+  Expected<UniqueFd> create_vcpu(std::uint32_t id);
+  // Bytes of a vCPU's shared kvm_run.
+  std::size_t run_size() const { return run_size_; }
+  // KVM_GET_SUPPORTED_CPUID.
+  Expected<std::vector<kvm_cpuid_entry2>> supported_cpuid() const;
+
+  // Every write of 4 bytes to `gpa` adds 1 to the eventfd, without an exit to us.
+  Expected<void> add_doorbell(std::uint64_t gpa, int eventfd);
+  // A line that raises `gsi` by an edge.
+  Expected<std::unique_ptr<InterruptLine>> create_interrupt_line(std::uint32_t gsi);
+
+  // The guest's kvmclock, ns; api.rst 4.29, 4.30. Only with all vCPUs out of KVM_RUN.
+  Expected<std::uint64_t> clock() const;
+  Expected<void> set_clock(std::uint64_t nanoseconds);
+
+  int fd() const { return vm_.get(); }
+
+ private:
+  UniqueFd system_;
+  UniqueFd vm_;
+  std::size_t run_size_ = 0;
+};
+
+}  // namespace ktstr::kvm
