@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::string_view kPrefix = "ktstr.";
 constexpr std::string_view kVirtio = "virtio:";
-constexpr std::array<std::pair<std::string_view, Injection>, 7> kInjections = {{
+constexpr std::array<std::pair<std::string_view, Injection>, 8> kInjections = {{
     {"panic", Injection::kPanic},
     {"init-crash", Injection::kInitCrash},
     {"init-throw", Injection::kInitThrow},
@@ -20,6 +20,7 @@ constexpr std::array<std::pair<std::string_view, Injection>, 7> kInjections = {{
     {"silent", Injection::kSilent},
     {"kill-scheduler", Injection::kKillScheduler},
     {"late-output", Injection::kLateOutput},
+    {"topology", Injection::kTopology},
 }};
 
 std::vector<std::string> split_arguments(std::string_view text) {
@@ -73,7 +74,7 @@ void apply(std::string_view key, std::string_view value, BootArguments& argument
     }
     arguments.problems.push_back(
         "ktstr.inject=" + quote(value) +
-        " is not panic, init-crash, init-throw, exit, silent, kill-scheduler or late-output");
+        " is not panic, init-crash, init-throw, exit, silent, kill-scheduler, late-output or topology");
     return;
   }
   arguments.problems.push_back("unknown kernel argument " + quote(std::string(kPrefix) + std::string(key)));

@@ -19,6 +19,7 @@ enum class Injection {
   kSilent,         // "silent": PID 1 stops serving anything, the kernel lives on
   kKillScheduler,  // "kill-scheduler": SIGKILL for the scheduler under test
   kLateOutput,     // "late-output": as the last thing before the result, 1 MiB of scheduler output
+  kTopology,       // "topology": PID 1 expects a topology that the plan does not have
 };
 
 struct BootArguments {

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <stdexcept>
 #include <string>
@@ -32,6 +33,7 @@ void inject_fault(Injection injection, const std::function<void()>& kill_schedul
   switch (injection) {
     case Injection::kNone:
     case Injection::kLateOutput:  // not in the middle of a scenario: send_late_output()
+    case Injection::kTopology:    // before it: with_small_llcs()
       return;
     case Injection::kPanic:
       panic_kernel();
@@ -64,6 +66,17 @@ void send_late_output(Supervisor& supervisor) {
     frame.mutable_output()->set_data(i < kLines ? line : "the last line\n");
     supervisor.send(std::move(frame));
   }
+}
+
+ktstr::v1::Topology with_small_llcs(const ktstr::v1::Topology& planned) {
+  ktstr::v1::Topology wrong = planned;
+  const std::uint32_t cores = std::max(planned.cores_per_llc(), 1U);
+  const std::uint32_t threads = std::max(planned.threads_per_core(), 1U);
+  wrong.set_cores_per_llc(1);
+  wrong.set_threads_per_core(1);
+  wrong.set_llcs(planned.llcs() * cores * threads);
+  for (auto& node : *wrong.mutable_nodes()) node.set_llcs(node.llcs() * cores * threads);
+  return wrong;
 }
 
 }  // namespace ktstr::guest

@@ -1,7 +1,7 @@
 // The order of things in the guest:
 //
-//   crash reporter -> mounts -> console -> modules -> SCHED_FIFO -> frame port -> Hello -> plan -> scheduler
-//   attached -> scenario -> scheduler stopped -> GuestResult -> Bye -> power off
+//   crash reporter -> mounts -> console -> modules -> SCHED_FIFO -> frame port -> Hello -> plan -> topology
+//   compared -> scheduler attached -> scenario -> scheduler stopped -> GuestResult -> Bye -> power off
 //
 // Until the frame port is open there is only the kernel console to complain to, so what can go wrong before
 // it is either fatal (and dies loudly) or collected as a warning that travels later. Modules come before the
@@ -40,6 +40,7 @@
 #include "guest/init/mounts.h"
 #include "guest/init/plan_check.h"
 #include "guest/init/scheduler_session.h"
+#include "guest/init/topology_check.h"
 #include "guest/init/virtio_port.h"
 #include "guest/scenario/executor.h"
 #include "guest/workload/jitter.h"
@@ -53,6 +54,7 @@ using ktstr::v1::Verdict;
 
 constexpr std::uint32_t kProtocol = 1;
 constexpr const char* kCgroupRoot = "/sys/fs/cgroup";
+constexpr const char* kSystemFolder = "/sys/devices/system";
 constexpr std::size_t kMaxCommandLine = 65536;
 // host/run/guest_files.h puts it there.
 constexpr const char* kPackedPlan = "/etc/ktstr/plan";
@@ -187,17 +189,33 @@ std::optional<ktstr::v1::RunPlan> wait_for_plan(InitSupervisor& supervisor, Gues
   return plan;
 }
 
+// Whether the kernel sees the planned topology; if not, `result` says what is different.
+bool compare_topology(const ktstr::v1::RunPlan& plan, Injection injection, GuestResult& result) {
+  if (!plan.machine().has_topology()) return true;
+  const ktstr::v1::Topology& planned = plan.machine().topology();
+  const auto finding =
+      find_topology_difference(injection == Injection::kTopology ? with_small_llcs(planned) : planned,
+                               kSystemFolder, read_file("/proc/cmdline", kMaxCommandLine).value_or(""));
+  if (!finding) return true;
+  result.set_verdict(finding->kernel_lacks ? ktstr::v1::KERNEL_LACKS : ktstr::v1::HOST_TROUBLE);
+  add_reason(result, "topology", finding->text);
+  return false;
+}
+
 // Gets the plan and answers it; nothing when there is none to run.
 std::optional<ktstr::v1::RunPlan> receive_plan(InitSupervisor& supervisor, const ktstr::v1::GuestFacts& facts,
-                                               GuestResult& result) {
+                                               Injection injection, GuestResult& result) {
   std::optional<ktstr::v1::RunPlan> plan =
       supervisor.port().one_way() ? read_packed_plan(result) : wait_for_plan(supervisor, result);
   if (!plan) return std::nullopt;
   ktstr::v1::Frame answer;
-  const std::string refused = refuse_plan(*plan, facts.cpus_online());
+  // On the wrong CPUs there is nothing to say about a scenario's CPU sets.
+  const bool as_planned =
+      plan->schema_version() != kPlanVersion || compare_topology(*plan, injection, result);
+  const std::string refused = as_planned ? refuse_plan(*plan, facts.cpus_online()) : std::string();
   answer.mutable_plan_accepted()->set_refused(refused);
   supervisor.send(std::move(answer));
-  if (refused.empty()) return plan;
+  if (refused.empty()) return as_planned ? plan : std::nullopt;
   result.set_verdict(ktstr::v1::USAGE);
   add_reason(result, "plan-refused", refused);
   return std::nullopt;
@@ -277,7 +295,7 @@ void run_as_init() {
   const Booted booted = boot(start);
   InitSupervisor& supervisor = *booted.supervisor;
   GuestResult result;
-  if (const auto plan = receive_plan(supervisor, booted.facts, result)) {
+  if (const auto plan = receive_plan(supervisor, booted.facts, booted.arguments.injection, result)) {
     run_plan(supervisor, *plan, booted.arguments.injection, booted.facts.slowness(), result);
   }
   supervisor.reaper().reap();

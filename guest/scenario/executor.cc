@@ -7,7 +7,6 @@
 
 #include <fmt/format.h>
 
-#include "common/scenario_check.h"
 #include "guest/cgroup/cgroup_manager.h"
 #include "guest/scenario/scenario_run.h"
 
@@ -33,10 +32,6 @@ ScenarioOutcome run_scenario(const ktstr::v1::RunPlan& plan, const std::string& 
     ktstr::v1::Reason& reason = outcome.reasons.emplace_back();
     reason.set_kind("internal");
     reason.set_text(fmt::format("the scenario broke off: {}", exception.what()));
-  }
-  if (plan.machine().has_topology() && topology_cpus(plan.machine().topology()) != cpus) {
-    outcome.warnings.push_back(
-        fmt::format("{} CPUs are online, the plan says {}", cpus, topology_cpus(plan.machine().topology())));
   }
   return outcome;
 }

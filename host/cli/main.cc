@@ -14,6 +14,7 @@
 #include "host/cli/run_command.h"
 #include "host/cli/run_options.h"
 #include "host/cli/scenarios_command.h"
+#include "host/cli/topologies_command.h"
 #include "host/cli/version.h"
 
 namespace {
@@ -64,6 +65,10 @@ int run_program(int argc, char** argv) {
   std::string scenario_name;
   auto* scenarios = app.add_subcommand("scenarios", "List the scenario catalog, or print one scenario");
   scenarios->add_option("NAME", scenario_name, "Scenario to print");
+  std::string topology_spec;
+  auto* topologies =
+      app.add_subcommand("topologies", "List the topology presets, or print a topology as a file");
+  topologies->add_option("SPEC", topology_spec, "Topology to print, as for --topology");
   ktstr::ReplayRequest replay_request;
   auto* replay =
       app.add_subcommand("replay", "Run a deterministic run again and compare it with what it gave then");
@@ -89,6 +94,7 @@ int run_program(int argc, char** argv) {
     return ktstr::report_failure(usage_error(error, app), request);
   }
   if (scenarios->parsed()) return ktstr::scenarios_command(scenario_name);
+  if (topologies->parsed()) return ktstr::topologies_command(topology_spec);
   if (doctor->parsed()) return ktstr::doctor_command(doctor_request);
   if (replay->parsed()) {
     replay_request.out = app.get_option("--out")->count() > 0 ? request.out : "";

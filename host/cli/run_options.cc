@@ -39,9 +39,10 @@ void add_run_options(CLI::App& app, RunRequest& request) {
   auto* cpus = app.add_option("--cpus", request.cpus, "Number of vCPUs, one core each (default 2)");
   cpus->group(machine)->type_name("N")->check(CLI::PositiveNumber);
   app.add_option("--topology", request.topology,
-                 "CPU topology, e.g. numa=1,llcs=2,cores=2,threads=1 (llcs is the total)")
+                 "CPU topology: a list like numa=2,llcs=4,cores=4,threads=2 (llcs is the total), a preset "
+                 "(ktstr-vm topologies lists them), or a file with nodes, memory sizes and distances")
       ->group(machine)
-      ->type_name("SPEC")
+      ->type_name("LIST|PRESET|FILE")
       ->excludes(cpus);
   app.add_option("--cpu-flags", request.cpu_flags,
                  "CPU features to add or take away, e.g. +la57,-avx2, by QEMU's names; emulation only. "
@@ -105,6 +106,17 @@ void add_run_options(CLI::App& app, RunRequest& request) {
       ->type_name("claim|dump")
       ->transform(CLI::CheckedTransformer(freeze_at, CLI::ignore_case).description(""))
       ->default_str("claim");
+  static const std::map<std::string, std::optional<TrapKind>> traps{
+      {"auto", std::nullopt}, {"breakpoint", TrapKind::kBreakpoint}, {"port", TrapKind::kPort}};
+  app.add_option_function<std::string>(
+         "--traps", [&request](const std::string& kind) { request.traps = traps.at(kind); },
+         "How a kvm machine notices the failure: by the CPU's breakpoint registers, or, where breakpoints do "
+         "not arrive, by an "
+         "I/O instruction in the kernel's code")
+      ->group(dumps)
+      ->type_name("auto|breakpoint|port")
+      ->check(CLI::IsMember(traps).description(""))
+      ->default_str("auto");
   app.add_flag("--core", request.core,
                "Write the guest's memory beside each dump, as an ELF core for drgn and crash; the guest "
                "stands still "
@@ -166,6 +178,8 @@ std::vector<std::string> run_arguments(const RunRequest& request) {
     words.emplace_back(request.on_freeze == RunRequest::OnFreeze::kStop ? "--on-freeze=stop"
                                                                         : "--on-freeze=off");
   if (request.freeze_at != defaults.freeze_at) words.emplace_back("--freeze-at=dump");
+  if (request.traps)
+    words.emplace_back(*request.traps == TrapKind::kPort ? "--traps=port" : "--traps=breakpoint");
   flag("--core", request.core);
   text("--vmlinux", request.vmlinux, defaults.vmlinux);
   text("--system-map", request.system_map, defaults.system_map);

@@ -120,6 +120,27 @@ enum class TrapKind {
 // How many traps a machine can have at a time.
 inline constexpr std::size_t kMaxTraps = 16;
 
+// What a machine has counted since its start. What a kind of machine cannot know is empty or 0.
+struct MachineStatistics {
+  struct Counter {
+    std::string name;
+    std::uint64_t value = 0;
+    bool operator==(const Counter&) const = default;
+  };
+  struct Vcpu {
+    std::chrono::nanoseconds ran{};     // its thread was on a host CPU, guest and host code together
+    std::chrono::nanoseconds waited{};  // its thread was runnable and had to wait for a host CPU
+    // The hypervisor's counters by its own names, those that are 0 left out; times end in "_ns".
+    std::vector<Counter> counters = {};
+  };
+  // When the first vCPU was about to enter the guest; nullopt: none was, or it is not known.
+  std::optional<std::chrono::steady_clock::time_point> first_run;
+  // How often vCPUs came back to this process, by who answered them: a device, "nobody", "trap", ...
+  std::vector<Counter> exits;
+  // By vCPU; a single one where one thread runs all of them.
+  std::vector<Vcpu> vcpus;
+};
+
 class Machine {
  public:
   using ConsoleReceiver = std::function<void(ConsolePort, std::span<const std::byte>)>;
@@ -185,6 +206,9 @@ class Machine {
     std::chrono::nanoseconds waited{};
   };
   virtual VcpuTime vcpu_time() const = 0;
+
+  // Any time from start to stop, whether the guest runs or not.
+  virtual MachineStatistics statistics() const { return {}; }
 };
 
 }  // namespace ktstr

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <set>
 
 #include <fmt/core.h>
 
@@ -20,21 +21,35 @@ std::optional<Machine::VcpuTime> parse_schedstat(std::string_view text) {
   return Machine::VcpuTime{std::chrono::nanoseconds(used), std::chrono::nanoseconds(waited)};
 }
 
-VcpuClock::VcpuClock(pid_t pid, std::vector<pid_t> threads) : pid_(pid) {
-  std::sort(threads.begin(), threads.end());
-  threads.erase(std::unique(threads.begin(), threads.end()), threads.end());
-  for (const pid_t tid : threads) threads_.push_back({.tid = tid, .last = {}});
+VcpuClock::VcpuClock(pid_t pid, const std::vector<pid_t>& threads) : pid_(pid) {
+  std::set<pid_t> known;
+  for (const pid_t tid : threads)
+    if (known.insert(tid).second) threads_.push_back({.tid = tid, .last = {}});
 }
 
-Machine::VcpuTime VcpuClock::read() {
-  Machine::VcpuTime total;
+void VcpuClock::look() {
   for (Thread& thread : threads_) {
     const auto text = read_attribute(fmt::format("/proc/{}/task/{}/schedstat", pid_, thread.tid));
     if (text) thread.last = parse_schedstat(*text).value_or(thread.last);
+  }
+}
+
+Machine::VcpuTime VcpuClock::read() {
+  look();
+  Machine::VcpuTime total;
+  for (const Thread& thread : threads_) {
     total.used += thread.last.used;
     total.waited = std::max(total.waited, thread.last.waited);
   }
   return total;
+}
+
+std::vector<MachineStatistics::Vcpu> VcpuClock::read_each() {
+  look();
+  std::vector<MachineStatistics::Vcpu> each;
+  for (const Thread& thread : threads_)
+    each.push_back({.ran = thread.last.used, .waited = thread.last.waited});
+  return each;
 }
 
 }  // namespace ktstr

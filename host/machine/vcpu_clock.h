@@ -19,13 +19,17 @@ std::optional<Machine::VcpuTime> parse_schedstat(std::string_view text);
 class VcpuClock {
  public:
   VcpuClock() = default;
-  // Thread ids may be named more than once.
-  VcpuClock(pid_t pid, std::vector<pid_t> threads);
+  // Thread ids may be named more than once; the first time counts.
+  VcpuClock(pid_t pid, const std::vector<pid_t>& threads);
 
   // Sum of the time used, largest of the times waited. A thread that is gone counts as when it was last seen.
   Machine::VcpuTime read();
+  // Each thread's, in the order in which they were named; no counters.
+  std::vector<MachineStatistics::Vcpu> read_each();
 
  private:
+  void look();
+
   struct Thread {
     pid_t tid = 0;
     Machine::VcpuTime last;

@@ -16,6 +16,9 @@ using ktstr::v1::WorkerReport;
 
 constexpr int kMaxReasonsShown = 5;
 constexpr int kMaxStepsShown = 12;
+// A second, and a quarter of the time they ran.
+constexpr std::uint64_t kRemarkableWaitNs = 1000000000;
+constexpr std::uint64_t kRemarkableWaitPart = 4;
 
 std::string headline(const RunResult& result, bool color) {
   std::string verdict = verdict_name(result.verdict());
@@ -123,6 +126,20 @@ std::string dump_lines(const RunResult& result) {
   return text;
 }
 
+// vCPUs that had to wait for host CPUs, which the guest's tasks saw as delays nobody in the guest caused.
+std::string waiting_line(const RunResult& result) {
+  std::uint64_t ran = 0;
+  std::uint64_t waited = 0;
+  for (const auto& vcpu : result.host().statistics().vcpus()) {
+    ran += vcpu.ran_ns();
+    waited += vcpu.waited_ns();
+  }
+  if (waited < kRemarkableWaitNs || waited < ran / kRemarkableWaitPart) return {};
+  return fmt::format("  host: the vCPUs ran for {} and waited {} for a host CPU{}\n", short_time(ran),
+                     short_time(waited),
+                     result.host().overcommitted() ? "; they are more than the host has for them" : "");
+}
+
 }  // namespace
 
 std::string short_time(std::uint64_t ns) {
@@ -152,6 +169,7 @@ std::string summary(const RunResult& result, const std::string& result_path, boo
     if (list.size() > kMaxReasonsShown)
       text += fmt::format("  ... and {} more warnings\n", list.size() - kMaxReasonsShown);
   }
+  text += waiting_line(result);
   text += phase_line(result);
   if (!result_path.empty()) text += fmt::format("  results: {}\n", result_path);
   return text;

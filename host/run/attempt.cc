@@ -80,6 +80,7 @@ Expected<void> Attempt::run() {
   while (!over_) loop_.run_one();
   tick_.cancel();
   if (freezer_ != nullptr) freezer_->end();
+  statistics_ = machine_.statistics();
   machine_.stop();
   console_.finish();
   session_.finish();
@@ -109,7 +110,9 @@ void Attempt::note_milestones() {
   const auto stamp = [this](std::chrono::nanoseconds& when, bool happened) {
     if (when == 0ns && happened) when = since_start();
   };
+  const bool first_hello = milestones_.hello == 0ns;
   stamp(milestones_.hello, session_.phase() >= Session::Phase::kPlanSent);
+  if (first_hello && milestones_.hello != 0ns) statistics_at_hello_ = machine_.statistics();
   stamp(milestones_.scheduler_started, session_.scheduler_state().has_value());
   stamp(milestones_.scenario_start, session_.scenario_start_ns() != 0);
   stamp(milestones_.scenario_end, session_.scenario_end_ns() != 0);

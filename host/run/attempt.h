@@ -72,6 +72,9 @@ class Attempt {
   const Milestones& milestones() const { return milestones_; }
   // Largest resident memory of this process without guest RAM, bytes.
   std::uint64_t own_memory() const { return own_memory_; }
+  // At the end of the run, and what it was when Hello came.
+  const MachineStatistics& statistics() const { return statistics_; }
+  const MachineStatistics& statistics_at_hello() const { return statistics_at_hello_; }
 
  private:
   void on_console(std::span<const std::byte> bytes);
@@ -104,6 +107,8 @@ class Attempt {
   FrameEncoder encoder_;
   std::chrono::steady_clock::time_point start_;
   Milestones milestones_;
+  MachineStatistics statistics_;
+  MachineStatistics statistics_at_hello_;
   std::uint64_t progress_ = 0;
   std::uint64_t frame_bytes_ = 0;
   // Frame bytes at the last tick, and the machine time when they last grew.

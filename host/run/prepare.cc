@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 
 #include <fmt/format.h>
@@ -184,7 +183,11 @@ Expected<void> take_seed(const RunRequest& request, RunPlan& plan) {
 }
 
 Expected<MachineChoice> resolve_machine(const RunRequest& request) {
-  if (request.seed.empty()) return choose_machine(request.accel, probe_host_virtualization());
+  if (request.seed.empty()) {
+    // Only an automatic choice looks at the host: /proc/cpuinfo of a large one takes milliseconds.
+    return choose_machine(request.accel, request.accel == AccelChoice::kAuto ? probe_host_virtualization()
+                                                                             : HostVirtualization{});
+  }
   if (request.accel == AccelChoice::kKvm) {
     return fail(
         ErrorCode::kUsage,
@@ -315,6 +318,7 @@ Expected<Prepared> prepare(const RunRequest& request) {
                   .topology = *topology,
                   .machine_choice = *choice,
                   .enter_payload = *enter_payload,
+                  .traps = request.traps,
                   .limits = limits,
                   .phases = std::move(phases),
                   .warnings = std::move(warnings),
@@ -342,8 +346,8 @@ Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, c
                                             .seed = prepared.plan.deterministic().random_seed()};
   }
   spec.kernel_hz = prepared.kernel.config().hz();
-  auto machine =
-      create_machine(prepared.machine_choice.kind, loop, std::move(spec), {.single_thread = single_thread});
+  auto machine = create_machine(prepared.machine_choice.kind, loop, std::move(spec),
+                                {.single_thread = single_thread, .traps = prepared.traps});
   if (machine && (*machine)->command_line().text.size() >= kMaxCommandLine) {
     return fail(ErrorCode::kUsage,
                 fmt::format("the kernel command line has {} bytes, the kernel takes {}; shorten --append",

@@ -30,6 +30,7 @@ struct Prepared {
   MachineChoice machine_choice;
   // The ELF payload is entered directly; otherwise the bzImage runs its own decompressor.
   bool enter_payload = false;
+  std::optional<TrapKind> traps;  // --traps
   GuardLimits limits;
   std::vector<ktstr::v1::PhaseTime> phases;  // "image", "initramfs"
   std::vector<std::string> warnings;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "host/machine/create.h"
+#include "host/machine/machine.h"
 
 namespace ktstr {
 
@@ -39,8 +40,9 @@ struct RunRequest {
   // --freeze-at: where the error is claimed, or right before the kernel's own dump.
   enum class FreezeAt { kClaim, kDump };
   FreezeAt freeze_at = FreezeAt::kClaim;
-  bool core = false;    // --core: guest memory beside each dump
-  std::string vmlinux;  // --vmlinux, --system-map: where symbols come from
+  std::optional<TrapKind> traps;  // --traps: of a kvm machine; nothing: it chooses
+  bool core = false;              // --core: guest memory beside each dump
+  std::string vmlinux;            // --vmlinux, --system-map: where symbols come from
   std::string system_map;
   int verbose = 0;
   std::string version;            // of this program, for the record

@@ -14,6 +14,7 @@
 
 #include "common/quote.h"
 #include "common/utc_time.h"
+#include "host/machine/host_cpus.h"
 #include "host/report/json_writer.h"
 #include "host/report/verdict_text.h"
 #include "host/run/attempt.h"
@@ -95,6 +96,29 @@ void add_run_phases(ktstr::v1::HostSection& host, const Attempt& attempt) {
   if (at.scenario_end > nanoseconds(0)) add_phase(host, "finish", at.end - at.scenario_end);
 }
 
+void add_counters(const std::vector<MachineStatistics::Counter>& counters,
+                  google::protobuf::RepeatedPtrField<ktstr::v1::Counter>& to) {
+  for (const auto& counter : counters) {
+    auto* one = to.Add();
+    one->set_name(counter.name);
+    one->set_value(counter.value);
+  }
+}
+
+void describe_statistics(const Attempt& attempt, ktstr::v1::MachineStatistics& statistics) {
+  const auto in_ns = [](nanoseconds time) { return static_cast<std::uint64_t>(time.count()); };
+  for (const auto& vcpu : attempt.statistics().vcpus) {
+    auto* one = statistics.add_vcpus();
+    one->set_ran_ns(in_ns(vcpu.ran));
+    one->set_waited_ns(in_ns(vcpu.waited));
+    add_counters(vcpu.counters, *one->mutable_kvm());
+  }
+  add_counters(attempt.statistics().exits, *statistics.mutable_exits());
+  add_counters(attempt.statistics_at_hello().exits, *statistics.mutable_exits_to_hello());
+  if (const auto first = attempt.statistics().first_run)
+    statistics.set_first_run_monotonic_ns(in_ns(first->time_since_epoch()));
+}
+
 void describe_machine(ktstr::v1::HostSection& host, const Machine& machine, const Prepared& prepared) {
   host.set_machine(std::string(machine.kind()));
   host.set_machine_reason(prepared.machine_choice.reason);
@@ -117,7 +141,14 @@ void describe_host(ktstr::v1::HostSection& host, const RunRequest& request, cons
   host.set_host_cpus(std::max(1U, std::thread::hardware_concurrency()));
   double load = 0;
   if (::getloadavg(&load, 1) == 1) host.set_load_average(load);
-  host.set_overcommitted(prepared.topology.cpus() > host.host_cpus());
+  host.set_usable_cpus(usable_host_cpus());
+  host.set_overcommitted(prepared.topology.cpus() > host.usable_cpus());
+}
+
+void say_overcommitted(const ktstr::v1::HostSection& host, std::uint32_t vcpus, StatusLine& status) {
+  if (!host.overcommitted()) return;
+  status.event(fmt::format("{} vCPUs share {:.3g} host CPU{}: the guest's tasks also wait for the host",
+                           vcpus, host.usable_cpus(), host.usable_cpus() == 1 ? "" : "s"));
 }
 
 // What all attempts of one run share.
@@ -150,6 +181,7 @@ Expected<Judgement> run_attempt(const RunContext& run, Machine& machine, ktstr::
   *result.mutable_guest() = attempt.session().guest();
   *result.mutable_host()->mutable_frames() = attempt.session().stats();
   result.mutable_host()->set_own_memory_bytes(std::max(run.prepared.peak_memory, attempt.own_memory()));
+  describe_statistics(attempt, *result.mutable_host()->mutable_statistics());
   add_run_phases(*result.mutable_host(), attempt);
   return judge(attempt.evidence());
 }
@@ -277,6 +309,7 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
   result.set_schema_version(kSchemaVersion);
   *result.mutable_plan() = plan;
   describe_host(*result.mutable_host(), request, *prepared);
+  say_overcommitted(result.host(), prepared->topology.cpus(), status);
   if (auto written = folder->write("plan.textproto", plan_text(plan)); !written)
     return std::unexpected(std::move(written.error()));
   if (auto written = folder->write("command", shell_quoted(request.argv) + "\n"); !written)

@@ -57,9 +57,12 @@ Expected<std::uint64_t> place_initramfs(GuestRam& ram, const LoadedKernel& kerne
 }
 
 Expected<void> write_command_line(GuestRam& ram, const LoadedKernel& kernel, std::string_view text) {
-  if (text.size() > kernel.header.cmdline_size) {
-    return fail(ErrorCode::kUsage, fmt::format("the kernel command line has {} bytes, the kernel takes {}",
-                                               text.size(), kernel.header.cmdline_size));
+  // The room that guest_layout.h has for it, with its final zero.
+  constexpr std::uint64_t kRoom = kLowMemoryEnd - kCommandLineGpa - 1;
+  const std::uint64_t limit = std::min<std::uint64_t>(kernel.header.cmdline_size, kRoom);
+  if (text.size() > limit) {
+    return fail(ErrorCode::kUsage,
+                fmt::format("the kernel command line has {} bytes, the kernel takes {}", text.size(), limit));
   }
   const auto to = ram.bytes(kCommandLineGpa, text.size() + 1);
   std::memcpy(to.data(), text.data(), text.size());

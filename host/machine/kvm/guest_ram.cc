@@ -1,6 +1,7 @@
 #include "host/machine/kvm/guest_ram.h"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,8 +18,8 @@ namespace {
 constexpr std::uint64_t kPage = 4096;
 
 Expected<Mapping> map_node(std::uint64_t bytes, RamPages pages) {
-  int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  if (pages == RamPages::kHuge) flags |= MAP_HUGETLB;
+  // Huge pages are reserved now: one that is not there when the guest touches it ends the process (SIGBUS).
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (pages == RamPages::kHuge ? MAP_HUGETLB : MAP_NORESERVE);
   auto mapping = Mapping::map(-1, bytes, PROT_READ | PROT_WRITE, flags);
   if (!mapping) {
     const std::string hint =
@@ -72,6 +73,12 @@ Expected<void> GuestRam::load_file(int file, std::uint64_t offset, std::uint64_t
                 fmt::format("{} at {:#x} do not fit into guest RAM; give the guest more memory",
                             format_size(size), gpa));
   }
+  // Before mapping: a page behind the file's end is there, and ends the process when it is touched.
+  struct stat st {};
+  if (fstat(file, &st) != 0) return fail_errno(ErrorCode::kHost, "cannot find the size of a file");
+  const auto file_size = static_cast<std::uint64_t>(st.st_size);
+  if (offset > file_size || size > file_size - offset)
+    return fail(ErrorCode::kUsage, "the file is shorter than its headers say");
   // Whole pages are mapped; what is left on the last one is copied, because the rest of that page is not the
   // file's.
   const std::uint64_t whole = size / kPage * kPage;

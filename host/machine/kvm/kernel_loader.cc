@@ -29,6 +29,7 @@ constexpr std::uint32_t kInitrdMax = 0x7fffffff;  // as arch/x86/boot/header.S h
 constexpr std::size_t kMaxSegments = 64;
 
 Expected<void> read_exactly(int file, std::uint64_t offset, std::span<std::byte> out) {
+  if (offset > INT64_MAX) return fail(ErrorCode::kUsage, "the kernel's headers name a place beyond any file");
   const ssize_t got = pread(file, out.data(), out.size(), static_cast<off_t>(offset));
   if (got < 0) return fail_errno(ErrorCode::kHost, "cannot read the kernel");
   if (static_cast<std::size_t>(got) != out.size())
@@ -105,11 +106,15 @@ Expected<LoadedKernel> load_bzimage(GuestRam& ram, int file) {
       (std::uint64_t{header.setup_sects == 0 ? 4U : header.setup_sects} + 1) * kSectorSize;
   const off_t file_size = lseek(file, 0, SEEK_END);
   if (file_size < 0) return fail_errno(ErrorCode::kHost, "cannot find the size of the kernel's file");
-  if (static_cast<std::uint64_t>(file_size) <= setup)
+  if (static_cast<std::uint64_t>(file_size) <= setup + kEntry64)
     return fail(ErrorCode::kUsage, "the bzImage is truncated");
   const std::uint64_t code = static_cast<std::uint64_t>(file_size) - setup;
   kernel.start = kHighMemoryGpa;
   kernel.entry = kernel.start + kEntry64;
+  if (header.pref_address >= kLowRamEnd)
+    return fail(ErrorCode::kUsage,
+                fmt::format("the bzImage wants to be unpacked to {:#x}, where there is no RAM",
+                            std::uint64_t{header.pref_address}));
   // The decompressor moves itself to the end of the place that it unpacks to, which is not below the
   // preferred address.
   kernel.end = std::max(kernel.start + code,

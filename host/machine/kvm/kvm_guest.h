@@ -9,16 +9,19 @@
 
 #include "common/error.h"
 #include "common/unique_fd.h"
+#include "host/machine/kvm/coalesced_writes.h"
 #include "host/machine/kvm/cpuid.h"
 #include "host/machine/kvm/devices/acpi_power.h"
 #include "host/machine/kvm/devices/bus.h"
 #include "host/machine/kvm/devices/guest_ram_view.h"
 #include "host/machine/kvm/devices/i8042_reset.h"
+#include "host/machine/kvm/devices/io_apic.h"
 #include "host/machine/kvm/devices/serial_16550.h"
 #include "host/machine/kvm/devices/virtio_console.h"
 #include "host/machine/kvm/devices/virtio_mmio.h"
 #include "host/machine/kvm/guest_ram.h"
 #include "host/machine/kvm/vcpu.h"
+#include "host/machine/kvm/vcpu_statistics.h"
 #include "host/machine/kvm/vm.h"
 #include "host/machine/machine.h"
 
@@ -47,6 +50,8 @@ struct KvmGuest {
   Vm vm;
   GuestRam ram;
   GuestRamView ram_view;
+  std::unique_ptr<MessageSink> messages;  // these two: only with a split interrupt chip
+  std::unique_ptr<IoApic> io_apic;
   std::unique_ptr<InterruptLine> serial_line, console_line;
   std::unique_ptr<Serial16550> serial;
   std::unique_ptr<I8042Reset> i8042;
@@ -56,11 +61,16 @@ struct KvmGuest {
   UniqueFd console_doorbell;  // an eventfd: the driver's kicks
   Bus ports, memory_bus;
   std::vector<Vcpu> vcpus;
+  std::vector<VcpuStatistics> statistics;  // of each vCPU
+  CoalescedWrites coalesced{ports};        // to the serial port
 };
 
 // Nothing runs yet. Errors: kUsage for what cannot be loaded; kHost.
 Expected<std::unique_ptr<KvmGuest>> build_guest(const BootSpec& spec, std::string_view command_line,
                                                 const GuestCallbacks& callbacks);
+
+// Puts in the I/O APIC that a split interrupt chip leaves to us.
+void plug_in_io_apic(KvmGuest& guest);
 
 // Whether a kvm machine can have this topology and this much memory. Errors: kUsage, kHost.
 Expected<void> check_kvm_limits(const BootSpec& spec);

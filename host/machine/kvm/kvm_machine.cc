@@ -19,6 +19,10 @@ using namespace std::chrono_literals;
 
 // How long the other vCPUs get to come when one has hit a trap or the guest has ended.
 constexpr auto kRendezvousLimit = 10s;
+// How long a character may lie in KVM's ring.
+constexpr auto kLookAtWrites = 100ms;
+// How long stop() waits for vCPUs before it takes what they have written.
+constexpr auto kLastWordsLimit = 1s;
 // Rounds of handing on what an ended guest has left; each is bounded by the devices.
 constexpr int kMaxDrainRounds = 100000;
 
@@ -45,13 +49,20 @@ MachineEvent ending(GuestEnd end, const std::string& detail) {
 }  // namespace
 
 KvmMachine::KvmMachine(boost::asio::io_context& loop, BootSpec spec, const KvmMachineOptions& options)
-    : loop_(loop), spec_(std::move(spec)), options_(options), frames_(*this), bell_(loop), doorbell_(loop) {
+    : loop_(loop),
+      spec_(std::move(spec)),
+      options_(options),
+      frames_(*this),
+      bell_(loop),
+      doorbell_(loop),
+      look_at_writes_(loop) {
   command_line_ =
       join_kernel_arguments(all_kernel_arguments(spec_, frames_.guest_address()), spec_.command_line);
 }
 
 KvmMachine::~KvmMachine() {
-  stop();
+  state_ = State::kEnded;
+  end_vcpus();
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -65,6 +76,7 @@ Expected<void> KvmMachine::start() {
   }
   state_ = State::kRunning;
   threads_->go();
+  arm_look_at_writes();
   return {};
 }
 
@@ -116,6 +128,7 @@ Expected<PauseReport> KvmMachine::pause(std::chrono::nanoseconds limit) {
 }
 
 void KvmMachine::hold_clock() {
+  guest_->coalesced.drain();
   held_clock_.reset();
   if (const auto now = guest_->vm.clock()) held_clock_ = *now;
 }
@@ -134,7 +147,7 @@ Expected<void> KvmMachine::resume() {
     if (auto set = guest_->vm.set_clock(*std::exchange(held_clock_, std::nullopt)); !set) return set;
     for (Vcpu& vcpu : guest_->vcpus) vcpu.note_pause();
   }
-  forget_hits();
+  if (pause_.missing.empty()) forget_hits();
   state_ = State::kRunning;
   threads_->go();
   // For what devices have put off.
@@ -207,9 +220,21 @@ Expected<void> KvmMachine::choose_trap_kind() {
 }
 
 void KvmMachine::stop() {
+  const bool had_more_to_say = alive() && guest_ && threads_;
+  // The receiver that is called below may call this again.
   state_ = State::kEnded;
+  if (had_more_to_say) {
+    threads_->hold();
+    [[maybe_unused]] const auto parked = threads_->wait_parked(kLastWordsLimit);
+    drain_serial();
+  }
+  end_vcpus();
+}
+
+void KvmMachine::end_vcpus() {
   bell_.close();
   doorbell_.close();
+  look_at_writes_.cancel();
   if (threads_ && !threads_->end()) {
     // A vCPU is still in KVM_RUN and uses all of it.
     [[maybe_unused]] KvmGuest* const guest = guest_.release();
@@ -234,8 +259,15 @@ Expected<VcpuRegisters> KvmMachine::registers(std::uint32_t cpu) {
   return guest_->vcpus[cpu].registers();
 }
 
-std::vector<std::pair<std::string, std::uint64_t>> KvmMachine::exit_counts() const {
-  return exits_ ? exits_->counts() : std::vector<std::pair<std::string, std::uint64_t>>();
+MachineStatistics KvmMachine::statistics() const {
+  MachineStatistics statistics;
+  if (!guest_ || !threads_ || !exits_) return statistics;
+  statistics.first_run = threads_->first_run();
+  statistics.exits = exits_->counts();
+  statistics.vcpus = clock_.read_each();
+  for (std::size_t i = 0; i < std::min(statistics.vcpus.size(), guest_->statistics.size()); ++i)
+    statistics.vcpus[i].counters = guest_->statistics[i].read();
+  return statistics;
 }
 
 Expected<void> KvmMachine::Frames::send(std::string_view bytes) {
@@ -246,13 +278,14 @@ Expected<void> KvmMachine::Frames::send(std::string_view bytes) {
 // ---------------------------------------------------------------------------------------------------------------------
 // What happens by itself
 
-// On a vCPU's thread. The others are asked to stop at once, not when the loop gets to it.
+// On a vCPU's thread. The others are asked to stop at once, not when the loop gets to it; and before the loop
+// hears of it, so that a message of machine that is not held is an old one.
 void KvmMachine::post(Message message) {
+  threads_->hold();
   {
     const std::lock_guard lock(messages_mutex_);
     messages_.push_back(std::move(message));
   }
-  threads_->hold();
   bell_.ring();
 }
 
@@ -276,17 +309,36 @@ void KvmMachine::on_bell() {
   // those that hit while the machine was being paused.
   if (std::ranges::any_of(messages, [](const Message& message) { return !message.hit; }))
     return set_waiting_traps();
-  if (!messages.empty() && state_ == State::kRunning) on_hit(messages.front());
+  if (!messages.empty() && state_ == State::kRunning && threads_->held()) on_hit(messages.front());
 }
 
 bool KvmMachine::drain() {
   drain_serial();
   if (!alive()) return false;
   if (guest_->console_registers->service()) bell_.ring();
-  return alive();
+  if (!alive()) return false;
+  // The driver would wait for its buffers for ever.
+  if (const auto error = guest_->console_registers->error()) {
+    finish({.end = GuestEnd::kFailed,
+            .detail = "the guest's driver broke the rules of its virtio console: " + *error});
+    return false;
+  }
+  return true;
+}
+
+// Not with a bell for each write, because there is no exit that could ring it. A kernel's console ends each
+// message with an access that is an exit (the line status), so this finds something only with other guests.
+void KvmMachine::arm_look_at_writes() {
+  look_at_writes_.expires_after(kLookAtWrites);
+  look_at_writes_.async_wait([this](const boost::system::error_code& error) {
+    if (error || !alive()) return;
+    guest_->coalesced.drain();
+    arm_look_at_writes();
+  });
 }
 
 void KvmMachine::drain_serial() {
+  guest_->coalesced.drain();
   const std::string output = guest_->serial->take_output();
   if (!output.empty() && console_receiver_)
     console_receiver_(ConsolePort::kSerial, std::as_bytes(std::span(output)));

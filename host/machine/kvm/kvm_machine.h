@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/steady_timer.hpp>
 
 #include "host/machine/kvm/kvm_guest.h"
 #include "host/machine/kvm/kvm_traps.h"
@@ -34,7 +35,8 @@ struct KvmMachineOptions {
 // Beyond what Machine says:
 //   * Everything the guest wrote is handed to the receivers before kPoweredOff, kReset or kDied.
 //   * After these three events RAM is still there, and registers are too, until stop.
-//   * Receivers may call stop, but not destroy the machine.
+//   * Receivers may call stop, but not destroy the machine. stop hands on what the guest has written until
+//   then.
 //   * Port traps that are set before start are in force once the kernel has prepared its tracing sites, early
 //   in its boot.
 class KvmMachine final : public Machine {
@@ -64,8 +66,7 @@ class KvmMachine final : public Machine {
   Expected<VcpuRegisters> registers(std::uint32_t cpu) override;
   VcpuTime vcpu_time() const override { return clock_.read(); }
 
-  // Exits to user space by who answered them.
-  std::vector<std::pair<std::string, std::uint64_t>> exit_counts() const;
+  MachineStatistics statistics() const override;
 
  private:
   enum class State { kCreated, kRunning, kPaused, kEnded };
@@ -106,7 +107,10 @@ class KvmMachine final : public Machine {
   // Hands on what the guest has written; false when a receiver has stopped the machine.
   bool drain();
   void drain_serial();
-  // All vCPUs are parked: notes the guest's clock.
+  // Shows what the guest has written without anything that brings it to us.
+  void arm_look_at_writes();
+  void end_vcpus();
+  // All vCPUs are parked: notes the guest's clock, and takes the writes that KVM has collected.
   void hold_clock();
   Expected<void> apply_traps();
   // On a vCPU's thread, after its exit was answered: port traps that wait for their sites.
@@ -126,6 +130,7 @@ class KvmMachine final : public Machine {
   State state_ = State::kCreated;
   LoopBell bell_;      // rung by vCPUs' threads and devices
   LoopBell doorbell_;  // rung by KVM for the console's driver
+  boost::asio::steady_timer look_at_writes_;
   KvmTraps traps_;
   std::vector<std::uint64_t> trap_addresses_;  // changed only while no vCPU runs
   std::atomic<bool> traps_wait_ = false;       // for their sites

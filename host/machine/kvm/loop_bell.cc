@@ -30,14 +30,16 @@ Expected<void> LoopBell::open(int eventfd, std::function<void()> on_ring) {
 void LoopBell::wait() {
   stream_.async_wait(boost::asio::posix::descriptor_base::wait_read,
                      [weak = std::weak_ptr(self_)](const boost::system::error_code& error) {
-                       const auto self = weak.lock();
+                       auto self = weak.lock();
                        if (error || !self) return;
                        LoopBell& bell = **self;
+                       // Not kept over the call, which may close the bell, or destroy it with its function.
+                       self.reset();
+                       const auto on_ring = bell.on_ring_;
                        std::uint64_t rings = 0;
                        [[maybe_unused]] const ssize_t got =
                            read(bell.stream_.native_handle(), &rings, sizeof(rings));
-                       bell.on_ring_();
-                       // The call may have closed the bell, or destroyed it.
+                       on_ring();
                        if (const auto still = weak.lock(); still && bell.stream_.is_open()) bell.wait();
                      });
 }

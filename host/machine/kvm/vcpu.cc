@@ -25,6 +25,7 @@ constexpr std::uint64_t kMtrrEnabledWriteBack = 1U << 11 | 6;
 
 constexpr std::uint64_t kCr0 = 1U << 31 | 1U << 4 | 1U;  // PG, ET, PE
 constexpr std::uint64_t kCr4Pae = 1U << 5;
+constexpr std::uint64_t kX2ApicMode = 1U << 10;              // IA32_APIC_BASE.EXTD
 constexpr std::uint64_t kEferLongMode = 1U << 10 | 1U << 8;  // LMA, LME
 
 // KVM_GET_MSRS and KVM_SET_MSRS take a header with a list behind it. (struct kvm_msrs itself has another size
@@ -66,13 +67,18 @@ Expected<Vcpu> Vcpu::create(Vm& vm, std::uint32_t index, std::uint32_t id) {
   vcpu.shared_ = *std::move(shared);
   vcpu.run_ = reinterpret_cast<kvm_run*>(vcpu.shared_.mutable_bytes().data());
   vcpu.index_ = index;
+  if ((static_cast<unsigned>(vm.capability(KVM_CAP_SYNC_REGS)) & KVM_SYNC_X86_REGS) != 0)
+    vcpu.run_->kvm_valid_regs = KVM_SYNC_X86_REGS;
   return vcpu;
 }
 
-Expected<void> Vcpu::set_up(std::span<const kvm_cpuid_entry2> cpuid, std::uint64_t entry) {
+Expected<void> Vcpu::set_up(std::span<const kvm_cpuid_entry2> cpuid, std::uint64_t entry, bool x2apic) {
   if (auto set = set_cpuid(cpuid); !set) return set;
   if (auto set = set_msrs(); !set) return set;
   if (auto set = set_local_interrupts(); !set) return set;
+  if (x2apic) {
+    if (auto set = set_x2apic_mode(); !set) return propagate(std::move(set.error()), "setting x2APIC mode");
+  }
   // The others come up as on a PC: in real mode, at the address that the start-up interrupt names. KVM makes
   // them so.
   return entry == 0 ? Expected<void>() : set_boot_registers(entry);
@@ -145,8 +151,36 @@ Expected<void> Vcpu::set_boot_registers(std::uint64_t entry) {
   return set_general_registers(regs);
 }
 
+Expected<void> Vcpu::set_x2apic_mode() {
+  kvm_sregs special = {};
+  if (auto got = KVM_CALL(fd_.get(), KVM_GET_SREGS, &special); !got)
+    return std::unexpected(std::move(got.error()));
+  special.apic_base |= kX2ApicMode;
+  if (auto set = KVM_CALL(fd_.get(), KVM_SET_SREGS, &special); !set)
+    return std::unexpected(std::move(set.error()));
+  return {};
+}
+
 int Vcpu::enter() {
-  return ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno;
+  const int error = ioctl(fd_.get(), KVM_RUN, 0) == 0 ? 0 : errno;
+  if (error == 0) note_exit();
+  return error;
+}
+
+void Vcpu::note_exit() {
+  Exit exit = {.reason = run_->exit_reason};
+  if (exit.reason == KVM_EXIT_IO) {
+    exit.write = run_->io.direction == KVM_EXIT_IO_OUT;
+    exit.address = run_->io.port;
+  } else if (exit.reason == KVM_EXIT_MMIO) {
+    exit.write = run_->mmio.is_write != 0;
+    exit.address = run_->mmio.phys_addr;
+  } else if (exit.reason == KVM_EXIT_INTERNAL_ERROR) {
+    exit.address = run_->internal.suberror;
+  }
+  __atomic_store_n(&exit_.write, exit.write, __ATOMIC_RELAXED);
+  __atomic_store_n(&exit_.address, exit.address, __ATOMIC_RELAXED);
+  __atomic_store_n(&exit_.reason, exit.reason, __ATOMIC_RELEASE);
 }
 
 Expected<void> Vcpu::complete_exit() {
@@ -158,6 +192,31 @@ Expected<void> Vcpu::complete_exit() {
     return std::unexpected(
         Error::from_errno(ErrorCode::kHost, "KVM_RUN failed while completing an exit", error));
   return {};
+}
+
+// A vCPU that exits right now may give a mixture of two exits.
+std::string Vcpu::last_exit() const {
+  const std::uint32_t reason = __atomic_load_n(&exit_.reason, __ATOMIC_ACQUIRE);
+  const std::uint64_t address = __atomic_load_n(&exit_.address, __ATOMIC_RELAXED);
+  const bool write = __atomic_load_n(&exit_.write, __ATOMIC_RELAXED);
+  switch (reason) {
+    case KVM_EXIT_UNKNOWN:
+      return "none";
+    case KVM_EXIT_IO:
+      return fmt::format("{}, a {} port {:#x}", exit_name(reason), write ? "write to" : "read from", address);
+    case KVM_EXIT_MMIO:
+      return fmt::format("{}, a {} address {:#x}", exit_name(reason), write ? "write to" : "read from",
+                         address);
+    case KVM_EXIT_INTERNAL_ERROR:
+      return fmt::format("{}, suberror {}", exit_name(reason), address);
+    default:
+      return exit_name(reason);
+  }
+}
+
+std::optional<std::uint64_t> Vcpu::last_rip() const {
+  if ((run_->kvm_valid_regs & KVM_SYNC_X86_REGS) == 0) return std::nullopt;
+  return __atomic_load_n(&run_->s.regs.regs.rip, __ATOMIC_RELAXED);
 }
 
 Expected<kvm_regs> Vcpu::general_registers() const {
@@ -220,5 +279,41 @@ Expected<void> Vcpu::set_guest_debug(const kvm_guest_debug& debug) {
 void Vcpu::note_pause() {
   [[maybe_unused]] const auto noted = KVM_CALL(fd_.get(), KVM_KVMCLOCK_CTRL, 0);
 }
+
+#define KTSTR_EXIT_NAME(name) \
+  case name:                  \
+    return #name;
+std::string exit_name(std::uint32_t reason) {
+  switch (reason) {
+    KTSTR_EXIT_NAME(KVM_EXIT_UNKNOWN)
+    KTSTR_EXIT_NAME(KVM_EXIT_EXCEPTION)
+    KTSTR_EXIT_NAME(KVM_EXIT_IO)
+    KTSTR_EXIT_NAME(KVM_EXIT_HYPERCALL)
+    KTSTR_EXIT_NAME(KVM_EXIT_DEBUG)
+    KTSTR_EXIT_NAME(KVM_EXIT_HLT)
+    KTSTR_EXIT_NAME(KVM_EXIT_MMIO)
+    KTSTR_EXIT_NAME(KVM_EXIT_IRQ_WINDOW_OPEN)
+    KTSTR_EXIT_NAME(KVM_EXIT_SHUTDOWN)
+    KTSTR_EXIT_NAME(KVM_EXIT_FAIL_ENTRY)
+    KTSTR_EXIT_NAME(KVM_EXIT_INTR)
+    KTSTR_EXIT_NAME(KVM_EXIT_SET_TPR)
+    KTSTR_EXIT_NAME(KVM_EXIT_TPR_ACCESS)
+    KTSTR_EXIT_NAME(KVM_EXIT_NMI)
+    KTSTR_EXIT_NAME(KVM_EXIT_INTERNAL_ERROR)
+    KTSTR_EXIT_NAME(KVM_EXIT_SYSTEM_EVENT)
+    KTSTR_EXIT_NAME(KVM_EXIT_IOAPIC_EOI)
+    KTSTR_EXIT_NAME(KVM_EXIT_HYPERV)
+    KTSTR_EXIT_NAME(KVM_EXIT_X86_RDMSR)
+    KTSTR_EXIT_NAME(KVM_EXIT_X86_WRMSR)
+    KTSTR_EXIT_NAME(KVM_EXIT_DIRTY_RING_FULL)
+    KTSTR_EXIT_NAME(KVM_EXIT_AP_RESET_HOLD)
+    KTSTR_EXIT_NAME(KVM_EXIT_X86_BUS_LOCK)
+    KTSTR_EXIT_NAME(KVM_EXIT_XEN)
+    KTSTR_EXIT_NAME(KVM_EXIT_NOTIFY)
+    default:
+      return fmt::format("exit {}", reason);
+  }
+}
+#undef KTSTR_EXIT_NAME
 
 }  // namespace ktstr::kvm

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "common/error.h"
@@ -26,7 +28,9 @@ class Vcpu {
 
   // CPUID, then the state in which a boot loader hands over: 64-bit mode at `entry` for the boot CPU (`entry`
   // not 0), waiting for its start-up interrupt for the others.
-  Expected<void> set_up(std::span<const kvm_cpuid_entry2> cpuid, std::uint64_t entry);
+  // With `x2apic` its local APIC is in x2APIC mode, as firmware hands over where ids do not fit into 8 bits:
+  // a kernel that is not sees no CPU with such an id (acpi_parse_x2apic()).
+  Expected<void> set_up(std::span<const kvm_cpuid_entry2> cpuid, std::uint64_t entry, bool x2apic = false);
 
   // KVM_RUN: 0, or the errno (EINTR for a signal or immediate_exit, EAGAIN for a vCPU that waits to be
   // started).
@@ -36,6 +40,12 @@ class Vcpu {
   Expected<void> complete_exit();
   // Makes a KVM_RUN that is about to start return at once. From any thread, and from signal handlers.
   void cancel(bool on) const { __atomic_store_n(&run_->immediate_exit, on ? 1 : 0, __ATOMIC_RELEASE); }
+
+  // What KVM told at the last exit, without asking it: of a vCPU whose thread has not come back. Any thread.
+  // "KVM_EXIT_IO, a write to port 0x3f8"; and the instruction pointer, where KVM leaves it in the shared page
+  // (KVM_CAP_SYNC_REGS).
+  std::string last_exit() const;
+  std::optional<std::uint64_t> last_rip() const;
 
   Expected<VcpuRegisters> registers() const;
   Expected<kvm_regs> general_registers() const;
@@ -53,11 +63,23 @@ class Vcpu {
   Expected<void> set_msrs();
   Expected<void> set_local_interrupts();
   Expected<void> set_boot_registers(std::uint64_t entry);
+  Expected<void> set_x2apic_mode();
+  void note_exit();
 
   UniqueFd fd_;
   Mapping shared_;
   kvm_run* run_ = nullptr;
   std::uint32_t index_ = 0;
+  // Of the last exit, for other threads: KVM clears the shared page's reason when it runs again.
+  struct Exit {
+    std::uint32_t reason = 0;
+    bool write = false;
+    std::uint64_t address = 0;  // port, guest-physical address, suberror
+  };
+  Exit exit_;
 };
+
+// "KVM_EXIT_IO"; "exit 99" of one without a name here.
+std::string exit_name(std::uint32_t reason);
 
 }  // namespace ktstr::kvm

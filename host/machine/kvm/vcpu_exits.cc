@@ -19,25 +19,6 @@ using Next = VcpuThreads::Next;
 constexpr std::uint32_t kDeliveryEvent = 3;
 constexpr int kMaxRetries = 1000;
 
-const char* exit_name(std::uint32_t reason) {
-  switch (reason) {
-    case KVM_EXIT_UNKNOWN:
-      return "KVM_EXIT_UNKNOWN";
-    case KVM_EXIT_EXCEPTION:
-      return "KVM_EXIT_EXCEPTION";
-    case KVM_EXIT_HLT:
-      return "KVM_EXIT_HLT";
-    case KVM_EXIT_FAIL_ENTRY:
-      return "KVM_EXIT_FAIL_ENTRY";
-    case KVM_EXIT_INTERNAL_ERROR:
-      return "KVM_EXIT_INTERNAL_ERROR";
-    case KVM_EXIT_HYPERCALL:
-      return "KVM_EXIT_HYPERCALL";
-    default:
-      return "an exit";
-  }
-}
-
 }  // namespace
 
 std::string describe_vcpu(const Vcpu& vcpu) {
@@ -55,9 +36,12 @@ VcpuExits::VcpuExits(KvmGuest& guest, const KvmTraps& traps, ExitCallbacks callb
     : guest_(guest),
       traps_(traps),
       callbacks_(std::move(callbacks)),
-      devices_{guest.serial.get(), guest.i8042.get(), guest.acpi.get(), guest.console_registers.get()} {}
+      devices_{guest.serial.get(), guest.i8042.get(), guest.acpi.get(), guest.console_registers.get(),
+               guest.io_apic.get()} {}
 
 Next VcpuExits::handle(Vcpu& vcpu, int error) {
+  // What was written before this exit comes first.
+  guest_.coalesced.drain();
   if (error != 0) {
     return end(vcpu, GuestEnd::kFailed,
                Error::from_errno(ErrorCode::kHost, fmt::format("KVM_RUN of vCPU {}", vcpu.index()), error)
@@ -73,6 +57,10 @@ Next VcpuExits::handle(Vcpu& vcpu, int error) {
     case KVM_EXIT_INTR:
       count(kInterrupted);
       return Next::kRun;
+    case KVM_EXIT_IOAPIC_EOI:
+      if (guest_.io_apic) guest_.io_apic->end_of_interrupt(vcpu.run().eoi.vector);
+      count(guest_.io_apic.get());
+      return Next::kRun;
     case KVM_EXIT_SHUTDOWN:
       return end(vcpu, GuestEnd::kTripleFault, fmt::format("vCPU {}: {}", vcpu.index(), describe_vcpu(vcpu)));
     case KVM_EXIT_SYSTEM_EVENT:
@@ -85,8 +73,8 @@ Next VcpuExits::handle(Vcpu& vcpu, int error) {
                              vcpu.run().fail_entry.hardware_entry_failure_reason, describe_vcpu(vcpu)));
     default:
       return end(vcpu, GuestEnd::kFailed,
-                 fmt::format("vCPU {} ended with {} ({}); {}", vcpu.index(),
-                             exit_name(vcpu.run().exit_reason), vcpu.run().exit_reason, describe_vcpu(vcpu)));
+                 fmt::format("vCPU {} ended with {}; {}", vcpu.index(), exit_name(vcpu.run().exit_reason),
+                             describe_vcpu(vcpu)));
   }
 }
 
@@ -180,7 +168,7 @@ Next VcpuExits::end(Vcpu& vcpu, GuestEnd end, std::string detail) {
 
 void VcpuExits::count(const BusDevice* device) {
   for (std::size_t i = 0; i < devices_.size(); ++i) {
-    if (devices_[i] == device) {
+    if (device != nullptr && devices_[i] == device) {
       device_exits_[i].fetch_add(1, std::memory_order_relaxed);
       return;
     }
@@ -188,13 +176,14 @@ void VcpuExits::count(const BusDevice* device) {
   count(kNobody);
 }
 
-std::vector<std::pair<std::string, std::uint64_t>> VcpuExits::counts() const {
-  std::vector<std::pair<std::string, std::uint64_t>> counts;
+std::vector<MachineStatistics::Counter> VcpuExits::counts() const {
+  std::vector<MachineStatistics::Counter> counts;
   for (std::size_t i = 0; i < devices_.size(); ++i)
-    counts.emplace_back(devices_[i]->name(), device_exits_[i].load());
+    if (devices_[i] != nullptr) counts.push_back({std::string(devices_[i]->name()), device_exits_[i].load()});
   static constexpr std::array<const char*, kKinds> kNames = {"nobody", "trap", "interrupted", "retried",
                                                              "other"};
-  for (std::size_t i = 0; i < kKinds; ++i) counts.emplace_back(kNames[i], kinds_[i].load());
+  for (std::size_t i = 0; i < kKinds; ++i) counts.push_back({kNames[i], kinds_[i].load()});
+  std::erase_if(counts, [](const auto& counter) { return counter.value == 0; });
   return counts;
 }
 

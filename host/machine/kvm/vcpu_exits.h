@@ -43,8 +43,9 @@ class VcpuExits {
   // Of VcpuThreads.
   VcpuThreads::Next handle(Vcpu& vcpu, int error);
 
-  // Exits to us so far, all vCPUs together: ("serial", 120), ("nobody", 3), ... Any thread.
-  std::vector<std::pair<std::string, std::uint64_t>> counts() const;
+  // Exits to us so far, all vCPUs together: ("serial", 120), ("nobody", 3), ...; those that never came are
+  // left out. Any thread.
+  std::vector<MachineStatistics::Counter> counts() const;
 
  private:
   // Kinds of exits that are counted apart, besides the devices.
@@ -62,8 +63,8 @@ class VcpuExits {
   KvmGuest& guest_;
   const KvmTraps& traps_;
   const ExitCallbacks callbacks_;
-  std::array<const BusDevice*, 4> devices_;
-  std::array<std::atomic<std::uint64_t>, 4> device_exits_ = {};
+  std::array<const BusDevice*, 5> devices_;  // nullptr: this guest has none
+  std::array<std::atomic<std::uint64_t>, 5> device_exits_ = {};
   std::array<std::atomic<std::uint64_t>, kKinds> kinds_ = {};
 };
 

@@ -7,16 +7,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
 
 #include <fmt/core.h>
 
 namespace ktstr::kvm {
 namespace {
-
-using namespace std::chrono_literals;
-
-// How long end() waits for a thread. A vCPU that does not leave KVM_RUN within it never will.
-constexpr auto kEndLimit = 5s;
 
 int kick_signal() {
   return SIGRTMIN;
@@ -37,6 +33,31 @@ void block_other_signals() {
   sigfillset(&all);
   sigdelset(&all, kick_signal());
   pthread_sigmask(SIG_SETMASK, &all, nullptr);
+}
+
+std::string first_line(const std::string& path) {
+  std::string line;
+  std::ifstream file(path);
+  std::getline(file, line);
+  return line;
+}
+
+// By what the kernel says of a thread of this process (proc(5), task/TID/stat and wchan).
+std::string describe_thread(pid_t id) {
+  const std::string folder = fmt::format("/proc/self/task/{}/", id);
+  // "4711 (vcpu0) S 1 ...": the name may have brackets in it.
+  const std::string stat = first_line(folder + "stat");
+  const std::size_t name_end = stat.rfind(") ");
+  if (name_end == std::string::npos || name_end + 2 >= stat.size())
+    return fmt::format("thread {} is not there", id);
+  const char state = stat[name_end + 2];
+  if (state == 'R') return fmt::format("thread {} runs, or waits for a host CPU", id);
+  const std::string where = first_line(folder + "wchan");
+  return fmt::format("thread {} {} in the host's kernel{}", id,
+                     state == 'S'   ? "sleeps"
+                     : state == 'D' ? "waits without taking signals"
+                                    : fmt::format("is in state {}", state),
+                     where.empty() || where == "0" ? "" : fmt::format(" ({})", where));
 }
 
 Expected<void> apply(std::thread& thread, std::uint32_t index, const VcpuThreadOptions& options) {
@@ -67,6 +88,7 @@ Expected<void> VcpuThreads::start(std::vector<Vcpu>& vcpus, Handler handler,
   install_kick_handler();
   vcpus_ = &vcpus;
   handler_ = std::move(handler);
+  end_limit_ = options.end_limit;
   thread_ids_.assign(vcpus.size(), 0);
   for (Vcpu& vcpu : vcpus) {
     Slot& slot = *slots_.emplace_back(std::make_unique<Slot>());
@@ -88,7 +110,7 @@ Expected<void> VcpuThreads::start(std::vector<Vcpu>& vcpus, Handler handler,
 void VcpuThreads::work(Vcpu& vcpu, Slot& slot) {
   block_other_signals();
   thread_ids_[vcpu.index()] = gettid();
-  while (park(vcpu, slot)) run_guest(vcpu);
+  while (park(vcpu, slot)) run_guest(vcpu, slot);
   const std::lock_guard lock(mutex_);
   slot.ended = true;
   changed_.notify_all();
@@ -98,38 +120,60 @@ bool VcpuThreads::park(Vcpu& vcpu, Slot& slot) {
   std::unique_lock lock(mutex_);
   slot.parked = true;
   slot.parked_at = Clock::now();
+  note_place(slot, VcpuWhereabouts::Place::kParked);
   changed_.notify_all();
   changed_.wait(lock, [this] { return wish_ != Wish::kPark; });
   slot.parked = false;
   slot.parked_at.reset();
-  vcpu.cancel(wish_ == Wish::kEnd);
+  // complete_exit() may have put back what go() has cleared in the meantime.
+  vcpu.cancel(wish_ != Wish::kRun);
   return wish_ != Wish::kEnd;
 }
 
-void VcpuThreads::run_guest(Vcpu& vcpu) {
+std::optional<VcpuThreads::Clock::time_point> VcpuThreads::first_run() const {
+  const Clock::rep at = first_run_;
+  return at == 0 ? std::nullopt : std::optional(Clock::time_point(Clock::duration(at)));
+}
+
+void VcpuThreads::note_first_run() {
+  if (first_run_ != 0) return;
+  Clock::rep nobody_before = 0;
+  first_run_.compare_exchange_strong(nobody_before, Clock::now().time_since_epoch().count());
+}
+
+void VcpuThreads::note_place(Slot& slot, VcpuWhereabouts::Place place) {
+  slot.place_since.store(Clock::now().time_since_epoch().count(), std::memory_order_relaxed);
+  slot.place.store(place, std::memory_order_release);
+}
+
+void VcpuThreads::run_guest(Vcpu& vcpu, Slot& slot) {
+  note_first_run();
   while (wish_ == Wish::kRun) {
+    note_place(slot, VcpuWhereabouts::Place::kInKvm);
     const int error = vcpu.enter();
+    note_place(slot, VcpuWhereabouts::Place::kInExit);
     // EAGAIN: a vCPU that waited for its start-up interrupt has got it.
     if (error == EINTR || error == EAGAIN) continue;
     if (handler_(vcpu, error) == Next::kPark) break;
   }
+  note_place(slot, VcpuWhereabouts::Place::kInKvm);
   // A trap's handler has set its registers itself and left nothing pending.
   [[maybe_unused]] const auto completed = vcpu.complete_exit();
 }
 
+// What is wished and immediate_exit change together, so that a go() and a hold() of two threads cannot leave
+// a vCPU that is to run and comes back from KVM_RUN at once, for ever.
 void VcpuThreads::wish(Wish wish) {
   const std::lock_guard lock(mutex_);
   if (wish_ == Wish::kEnd) return;
   if (wish == Wish::kPark && wish_ == Wish::kRun) held_at_ = Clock::now();
   wish_ = wish;
-  if (wish != Wish::kPark) changed_.notify_all();
-}
-
-void VcpuThreads::kick() {
   for (std::size_t i = 0; i < slots_.size(); ++i) {
-    (*vcpus_)[i].cancel(true);
-    if (slots_[i]->thread.joinable()) pthread_kill(slots_[i]->thread.native_handle(), kick_signal());
+    (*vcpus_)[i].cancel(wish != Wish::kRun);
+    if (wish != Wish::kRun && slots_[i]->thread.joinable())
+      pthread_kill(slots_[i]->thread.native_handle(), kick_signal());
   }
+  if (wish != Wish::kPark) changed_.notify_all();
 }
 
 void VcpuThreads::go() {
@@ -138,7 +182,10 @@ void VcpuThreads::go() {
 
 void VcpuThreads::hold() {
   wish(Wish::kPark);
-  kick();
+}
+
+bool VcpuThreads::held() const {
+  return wish_ != Wish::kRun;
 }
 
 PauseReport VcpuThreads::wait_parked(std::chrono::nanoseconds limit) {
@@ -168,13 +215,41 @@ bool VcpuThreads::parked(std::uint32_t cpu) {
   return cpu < slots_.size() && slots_[cpu]->parked;
 }
 
+VcpuWhereabouts VcpuThreads::whereabouts(std::uint32_t cpu) {
+  VcpuWhereabouts where;
+  // The lock: against end(), which takes the slots away.
+  const std::lock_guard lock(mutex_);
+  if (cpu >= slots_.size()) return where;
+  const Slot& slot = *slots_[cpu];
+  where.place = slot.place.load(std::memory_order_acquire);
+  const Clock::duration since(slot.place_since.load(std::memory_order_relaxed));
+  where.since = std::max(Clock::now().time_since_epoch() - since, Clock::duration::zero());
+  where.last_exit = (*vcpus_)[cpu].last_exit();
+  where.rip = (*vcpus_)[cpu].last_rip();
+  where.thread = describe_thread(thread_ids_[cpu]);
+  return where;
+}
+
+std::string VcpuThreads::missing_detail(std::uint32_t cpu) {
+  const VcpuWhereabouts where = whereabouts(cpu);
+  if (where.place == VcpuWhereabouts::Place::kParked) return {};
+  return fmt::format("vCPU {} is {}", cpu, where.to_string());
+}
+
+std::string VcpuWhereabouts::to_string() const {
+  if (place == Place::kParked) return "parked";
+  return fmt::format("{} for {:.3f} s (last exit: {}{}); its {}",
+                     place == Place::kInKvm ? "in KVM_RUN" : "having an exit answered",
+                     std::chrono::duration<double>(since).count(), last_exit,
+                     rip ? fmt::format(", rip {:#x}", *rip) : "", thread);
+}
+
 bool VcpuThreads::end() {
   if (slots_.empty()) return !abandoned_;
   wish(Wish::kEnd);
-  kick();
   {
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, kEndLimit, [this] {
+    changed_.wait_for(lock, end_limit_, [this] {
       return std::ranges::all_of(slots_, [](const auto& slot) { return slot->ended; });
     });
     for (auto& slot : slots_) {

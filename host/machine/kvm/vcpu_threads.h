@@ -20,6 +20,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -32,6 +33,24 @@ namespace ktstr::kvm {
 struct VcpuThreadOptions {
   std::vector<std::uint32_t> host_cpus = {};  // one for each vCPU that it is pinned to; empty: none is
   int fifo_priority = 0;                      // of SCHED_FIFO; 0: the usual policy
+  // How long end() waits for a thread. A vCPU that does not leave KVM_RUN within it never will.
+  std::chrono::milliseconds end_limit = std::chrono::seconds(5);
+};
+
+// Where a vCPU that does not park is, as far as anybody can tell from outside.
+struct VcpuWhereabouts {
+  enum class Place {
+    kParked,
+    kInKvm,   // in KVM_RUN: in the guest, or in the kernel on its behalf
+    kInExit,  // its exit is being answered by us
+  };
+  Place place = Place::kParked;
+  std::chrono::nanoseconds since{};  // how long it has been there
+  std::string last_exit;             // Vcpu::last_exit()
+  std::optional<std::uint64_t> rip;  // at that exit
+  std::string thread;                // "thread 4711 sleeps in the kernel (futex_wait_queue)"
+  // "in KVM_RUN for 10.0 s; ...", one line.
+  std::string to_string() const;
 };
 
 class VcpuThreads {
@@ -55,14 +74,23 @@ class VcpuThreads {
   // Asks all to park, and returns at once; from any thread. The times of a PauseReport count from the first
   // call.
   void hold();
+  // Whether hold() was called after the last go().
+  bool held() const;
   // After hold(): waits until all are parked, at most `limit`.
   PauseReport wait_parked(std::chrono::nanoseconds limit);
   bool parked(std::uint32_t cpu);
+  // What can be said of a vCPU that did not come to a rendezvous, without touching it. Any thread, until
+  // end().
+  VcpuWhereabouts whereabouts(std::uint32_t cpu);
+  // whereabouts() as one line; empty for a vCPU that is parked.
+  std::string missing_detail(std::uint32_t cpu);
   // Makes all leave and joins them. A thread that does not come within some seconds is left alone: false, and
   // its vCPU must not be touched or freed any more. Idempotent.
   bool end();
 
   const std::vector<pid_t>& thread_ids() const { return thread_ids_; }
+  // When the first of them was about to enter the guest for the first time. Any thread.
+  std::optional<Clock::time_point> first_run() const;
 
  private:
   enum class Wish { kPark, kRun, kEnd };
@@ -71,14 +99,17 @@ class VcpuThreads {
     bool parked = false;
     bool ended = false;
     std::optional<Clock::time_point> parked_at;
+    std::atomic<VcpuWhereabouts::Place> place = VcpuWhereabouts::Place::kParked;
+    std::atomic<Clock::rep> place_since = 0;
   };
 
+  void note_first_run();
   void work(Vcpu& vcpu, Slot& slot);
-  void run_guest(Vcpu& vcpu);
+  void run_guest(Vcpu& vcpu, Slot& slot);
+  static void note_place(Slot& slot, VcpuWhereabouts::Place place);
   // Parks until something else is wished; false: it is the end.
   bool park(Vcpu& vcpu, Slot& slot);
   void wish(Wish wish);
-  void kick();
 
   std::vector<Vcpu>* vcpus_ = nullptr;
   Handler handler_;
@@ -88,6 +119,8 @@ class VcpuThreads {
   std::condition_variable changed_;
   std::atomic<Wish> wish_ = Wish::kPark;
   std::optional<Clock::time_point> held_at_;
+  std::atomic<Clock::rep> first_run_ = 0;  // 0: has not been
+  std::chrono::milliseconds end_limit_{};
   bool abandoned_ = false;
 };
 

@@ -36,7 +36,7 @@ class EventfdLine final : public InterruptLine {
 
 }  // namespace
 
-Expected<Vm> Vm::create() {
+Expected<Vm> Vm::create(std::vector<CapabilityAnswer> (*ask)(int kvm)) {
   Vm vm;
   vm.system_.reset(open(kDevicePath, O_RDWR | O_CLOEXEC));
   if (!vm.system_) {
@@ -51,8 +51,7 @@ Expected<Vm> Vm::create() {
   if (*version != KVM_API_VERSION)
     return fail(ErrorCode::kHost,
                 fmt::format("{} speaks API version {}, not {}", kDevicePath, *version, KVM_API_VERSION));
-  if (auto ok = check_required(ask_capabilities(vm.system_.get())); !ok)
-    return std::unexpected(std::move(ok.error()));
+  if (auto ok = check_required(ask(vm.system_.get())); !ok) return std::unexpected(std::move(ok.error()));
   const auto size = KVM_CALL(vm.system_.get(), KVM_GET_VCPU_MMAP_SIZE, 0);
   if (!size) return std::unexpected(size.error());
   if (static_cast<std::size_t>(*size) < sizeof(kvm_run))
@@ -157,6 +156,38 @@ Expected<std::unique_ptr<InterruptLine>> Vm::create_interrupt_line(std::uint32_t
   if (auto set = KVM_CALL(vm_.get(), KVM_IRQFD, &line); !set)
     return propagate(std::move(set.error()), fmt::format("connecting interrupt {}", gsi));
   return std::make_unique<EventfdLine>(std::move(fd));
+}
+
+Expected<void> Vm::set_message_routes(std::span<const std::optional<InterruptMessage>> routes) {
+  std::vector<kvm_irq_routing_entry> entries;
+  for (std::uint32_t gsi = 0; gsi < routes.size(); ++gsi) {
+    if (!routes[gsi]) continue;
+    kvm_irq_routing_entry& entry = entries.emplace_back();
+    entry.gsi = gsi;
+    entry.type = KVM_IRQ_ROUTING_MSI;
+    entry.u.msi.address_lo = routes[gsi]->address_low;
+    entry.u.msi.address_hi = routes[gsi]->address_high;
+    entry.u.msi.data = routes[gsi]->data;
+  }
+  // struct kvm_irq_routing: a count, flags, the list.
+  const auto count = static_cast<std::uint32_t>(entries.size());
+  const std::span<const std::byte> list = std::as_bytes(std::span(entries));
+  std::vector<std::byte> bytes(kCountAndPadding);
+  std::memcpy(bytes.data(), &count, sizeof(count));
+  bytes.insert(bytes.end(), list.begin(), list.end());
+  if (auto set = KVM_CALL(vm_.get(), KVM_SET_GSI_ROUTING, bytes.data()); !set)
+    return std::unexpected(std::move(set.error()));
+  return {};
+}
+
+Expected<void> Vm::send_message(const InterruptMessage& message) {
+  kvm_msi msi = {};
+  msi.address_lo = message.address_low;
+  msi.address_hi = message.address_high;
+  msi.data = message.data;
+  if (auto sent = KVM_CALL(vm_.get(), KVM_SIGNAL_MSI, &msi); !sent)
+    return std::unexpected(std::move(sent.error()));
+  return {};
 }
 
 Expected<std::uint64_t> Vm::clock() const {

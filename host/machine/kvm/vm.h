@@ -4,12 +4,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "common/error.h"
 #include "common/unique_fd.h"
 #include "host/machine/kvm/devices/bus.h"
+#include "host/machine/kvm/devices/io_apic.h"
+#include "host/machine/kvm/kvm_capabilities.h"
 #include "host/machine/kvm/kvm_requests.h"
 #include "host/machine/machine.h"
 
@@ -19,7 +22,8 @@ class Vm {
  public:
   // Opens /dev/kvm and makes a VM with nothing in it. Error kHost: no /dev/kvm, no permission (naming who has
   // it), a capability missing (by name).
-  static Expected<Vm> create();
+  // `ask`: who says which capabilities there are.
+  static Expected<Vm> create(std::vector<CapabilityAnswer> (*ask)(int kvm) = &ask_capabilities);
 
   // KVM_CHECK_EXTENSION on the VM; 0 when it is not there.
   int capability(int number) const;
@@ -43,6 +47,10 @@ class Vm {
   Expected<void> add_doorbell(std::uint64_t gpa, int eventfd);
   // A line that raises `gsi` by an edge.
   Expected<std::unique_ptr<InterruptLine>> create_interrupt_line(std::uint32_t gsi);
+  // With a split chip: what the lines become, by gsi. They replace the former ones; a line without a message
+  // does nothing.
+  Expected<void> set_message_routes(std::span<const std::optional<InterruptMessage>> routes);
+  Expected<void> send_message(const InterruptMessage& message);
 
   // The guest's kvmclock, ns; api.rst 4.29, 4.30. Only with all vCPUs out of KVM_RUN.
   Expected<std::uint64_t> clock() const;

@@ -15,8 +15,27 @@ constexpr std::uint64_t kLowEnd = 3 * kGiB;
 constexpr std::uint64_t kMaxCpus = 255;
 constexpr std::uint64_t kMaxApicId = 254;
 
+// QEMU's SRAT names the CPUs' nodes first, and Linux numbers nodes in the order in which it reads of them.
+Expected<void> check_pc_nodes(const CpuTopology& t) {
+  if (wants_hmat(t)) {
+    return fail(ErrorCode::kHost,
+                "the tcg machine has no HMAT: latency_ns and bandwidth_mbs of a node need --accel kvm");
+  }
+  for (std::uint32_t node = 1; node < t.numa_nodes; ++node) {
+    const bool before_memory_only = first_llc(t, node - 1) == first_llc(t, node);
+    if (before_memory_only && first_llc(t, node) != first_llc(t, node + 1)) {
+      return fail(ErrorCode::kHost,
+                  fmt::format("node {} has CPUs and node {} has none: on the tcg machine memory-only nodes "
+                              "come last",
+                              node, node - 1));
+    }
+  }
+  return {};
+}
+
 Expected<void> check_pc_topology(const CpuTopology& t) {
   if (auto ok = check_topology(t); !ok) return ok;
+  if (auto ok = check_pc_nodes(t); !ok) return ok;
   if (t.cpus() > kMaxCpus) {
     return fail(ErrorCode::kHost,
                 fmt::format("{} x {} x {} vCPUs are more than the {} that the tcg machine can have", t.llcs,

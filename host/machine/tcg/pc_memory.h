@@ -26,7 +26,8 @@ std::vector<RamPiece> pc_ram_layout(std::span<const std::uint64_t> node_bytes);
 // Whether the machine can have this much memory and this topology. Errors: kUsage for a topology with a zero
 // or with more nodes than LLCs, for memory that is no whole number of MiB or below kMinTcgMemory; kHost for
 // more vCPUs than the machine type's 255, for a topology whose APIC ids leave 8 bits (they are bit fields, so
-// 3 cores take the room of 4), or for memory above kMaxTcgMemory.
+// 3 cores take the room of 4), for a node's latency and bandwidth, for memory-only nodes before others, or
+// for memory above kMaxTcgMemory.
 Expected<void> check_pc_limits(const BootSpec& spec);
 
 }  // namespace ktstr

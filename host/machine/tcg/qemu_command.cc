@@ -50,6 +50,25 @@ void add_cpus(Arguments& args, const BootSpec& spec, bool single_thread) {
                                topology.cores_per_llc, topology.threads_per_core));
 }
 
+// Nodes with their CPUs, if they have any, and distances. A pair's distance is given once and counts in both
+// directions.
+void add_nodes(Arguments& args, const CpuTopology& topology) {
+  const std::uint32_t per_llc = topology.cores_per_llc * topology.threads_per_core;
+  for (std::uint32_t node = 0; node < topology.numa_nodes; ++node) {
+    const std::uint32_t first = first_llc(topology, node) * per_llc;
+    const std::uint32_t end = first_llc(topology, node + 1) * per_llc;
+    const std::string cpus = first == end ? "" : fmt::format(",cpus={}-{}", first, end - 1);
+    args.add("-numa", fmt::format("node,nodeid={},memdev=ram{}{}", node, node, cpus));
+  }
+  if (topology.distances.empty()) return;
+  for (std::uint32_t from = 0; from < topology.numa_nodes; ++from) {
+    for (std::uint32_t to = from + 1; to < topology.numa_nodes; ++to) {
+      args.add("-numa",
+               fmt::format("dist,src={},dst={},val={}", from, to, node_distance(topology, from, to)));
+    }
+  }
+}
+
 void add_memory(Arguments& args, const BootSpec& spec) {
   const std::uint32_t nodes = spec.topology.numa_nodes;
   const auto sizes = node_memory(spec.topology, spec.memory_bytes).value();  // checked: check_pc_limits
@@ -61,15 +80,11 @@ void add_memory(Arguments& args, const BootSpec& spec) {
              fmt::format("memory-backend-file,id=ram{},size={}M,share=on,mem-path={}", node,
                          sizes[node] / kMiB, fd_path(QemuFd::kFirstMemory + static_cast<int>(node))));
   }
-  if (nodes == 1) return;
-  // LLCs are dealt out to the nodes in order, as evenly as it goes.
-  const std::uint32_t per_llc = spec.topology.cores_per_llc * spec.topology.threads_per_core;
-  for (std::uint32_t node = 0; node < nodes; ++node) {
-    const std::uint32_t first = node * spec.topology.llcs / nodes * per_llc;
-    const std::uint32_t end = (node + 1) * spec.topology.llcs / nodes * per_llc;
-    args.add("-numa", fmt::format("node,nodeid={},memdev=ram{},cpus={}-{}", node, node, first, end - 1));
-  }
+  if (nodes > 1) add_nodes(args, spec.topology);
 }
+
+// Period of the timer that bounds leaps of the instruction clock, of the guest's time.
+constexpr int kBeatMicroseconds = 10'000;
 
 // Time is what the guest has executed. sleep=off: a guest with nothing to do gets its next timer at once,
 // instead of waiting for the host's clock, and every run takes the same course. The date starts at a fixed
@@ -78,6 +93,13 @@ void add_clock(Arguments& args, const DeterministicClock& clock) {
   args.add("-icount", fmt::format("shift={},sleep=off", clock.shift));
   args.add("-seed", fmt::format("{}", clock.seed));
   args.add("-rtc", "base=2026-01-01T00:00:00,clock=vm");
+  // With sleep=off QEMU moves the clock to the next timer whenever no vCPU can run, and a vCPU that has
+  // stopped at a trap counts as one that cannot, until the main loop gets to stopping the machine
+  // (util/main-loop.c: main_loop_wait looks at the clock first; timerlist_rearm does too). A guest whose tick
+  // is due and not yet taken has no timer but the date's alarm, a day away: its clock leapt there. So there
+  // is always a timer: a network filter without a network, of which the guest sees nothing.
+  args.add("-netdev", "hubport,id=beat,hubid=0");
+  args.add("-object", fmt::format("filter-buffer,id=beat-timer,netdev=beat,interval={}", kBeatMicroseconds));
 }
 
 // The serial console is a pipe and not a socket: QEMU writes it byte by byte, and a socket's buffer holds

@@ -161,7 +161,7 @@ Expected<void> TcgMachine::begin_guest() {
     if (tid != cpu.end() && tid->is_number_integer()) threads.push_back(tid->get<pid_t>());
   }
   if (auto had = check_cpu_flags(cpus->empty() ? nlohmann::json() : cpus->front()); !had) return had;
-  clock_ = VcpuClock(child_->pid(), std::move(threads));
+  clock_ = VcpuClock(child_->pid(), threads);
   registers_.assign(spec_.topology.cpus(), std::nullopt);
   if (auto set = traps_.apply(kCommandLimit); !set) return set;
   return go_on();

@@ -60,6 +60,9 @@ class TcgMachine : public Machine {
   std::vector<RamRegion> ram() const override { return ram_; }
   Expected<VcpuRegisters> registers(std::uint32_t cpu) override;
   VcpuTime vcpu_time() const override { return clock_.read(); }
+  MachineStatistics statistics() const override {
+    return {.first_run = std::nullopt, .exits = {}, .vcpus = clock_.read_each()};
+  }
 
   // Process id of QEMU, -1 when none runs.
   pid_t qemu_pid() const { return child_ ? child_->pid() : -1; }

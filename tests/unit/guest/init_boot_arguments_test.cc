@@ -43,6 +43,7 @@ TEST(BootArguments, KnowsTheInjections) {
   EXPECT_EQ(parse_boot_arguments("ktstr.inject=silent").injection, Injection::kSilent);
   EXPECT_EQ(parse_boot_arguments("ktstr.inject=kill-scheduler").injection, Injection::kKillScheduler);
   EXPECT_EQ(parse_boot_arguments("ktstr.inject=late-output").injection, Injection::kLateOutput);
+  EXPECT_EQ(parse_boot_arguments("ktstr.inject=topology").injection, Injection::kTopology);
 }
 
 TEST(BootArguments, NamesWhatItDoesNotUnderstand) {

@@ -10,7 +10,8 @@ using Pieces = std::vector<RamPiece>;
 
 TEST(NodeMemory, SharesAreWholeMiBAndTheLastTakesTheRest) {
   EXPECT_EQ(node_memory({.numa_nodes = 1}, 512 * kMiB), (Nodes{512 * kMiB}));
-  EXPECT_EQ(node_memory({.numa_nodes = 3, .llcs = 3}, 1000 * kMiB), (Nodes{333 * kMiB, 333 * kMiB, 334 * kMiB}));
+  EXPECT_EQ(node_memory({.numa_nodes = 3, .llcs = 3}, 1000 * kMiB),
+            (Nodes{333 * kMiB, 333 * kMiB, 334 * kMiB}));
 }
 
 TEST(PcRamLayout, IsOnePieceBelow3And5GiB) {
@@ -75,6 +76,25 @@ TEST_F(PcLimits, NonsenseIsAUsageError) {
 
 TEST_F(PcLimits, TooMuchMemoryIsAHostError) {
   EXPECT_EQ(check(kMaxTcgMemory + kMiB, {1, 1, 1, 1}), 20);
+}
+
+TEST(PcNodes, NodesThatQemuCannotDescribe) {
+  BootSpec spec;
+  spec.memory_bytes = 512 * kMiB;
+  spec.topology = {.numa_nodes = 3, .llcs = 2};
+  spec.topology.nodes.resize(3);
+  spec.topology.nodes[0].llcs = spec.topology.nodes[1].llcs = 1;
+  EXPECT_TRUE(check_pc_limits(spec));
+  std::swap(spec.topology.nodes[1], spec.topology.nodes[2]);
+  const auto between = check_pc_limits(spec);
+  ASSERT_FALSE(between);
+  EXPECT_EQ(between.error().code(), ErrorCode::kHost);
+  std::swap(spec.topology.nodes[1], spec.topology.nodes[2]);
+  spec.topology.nodes[2].latency_ns = 250;
+  spec.topology.nodes[2].bandwidth_mbs = 10000;
+  const auto hmat = check_pc_limits(spec);
+  ASSERT_FALSE(hmat);
+  EXPECT_NE(hmat.error().message().find("kvm"), std::string::npos);
 }
 
 }  // namespace

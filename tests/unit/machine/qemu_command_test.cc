@@ -110,6 +110,29 @@ TEST(QemuCommand, EachLlcIsASocketAndEachNodeHasItsMemory) {
                                                              "node,nodeid=1,memdev=ram1,cpus=4-11"}));
 }
 
+TEST(QemuCommand, NodesOfDifferentSizeDistancesAndANodeWithoutCpus) {
+  BootSpec spec = small_spec();
+  spec.memory_bytes = 1024 * kMiB;
+  spec.topology = {.numa_nodes = 3, .llcs = 3, .cores_per_llc = 2, .threads_per_core = 1};
+  spec.topology.nodes.resize(3);
+  spec.topology.nodes[0].llcs = 1;
+  spec.topology.nodes[0].memory_bytes = 512 * kMiB;
+  spec.topology.nodes[1].llcs = 2;
+  spec.topology.nodes[2].memory_bytes = 256 * kMiB;
+  spec.topology.distances = {10, 21, 30, 21, 10, 40, 30, 40, 10};
+  const auto argv = qemu_command(spec, {.binary = "/q"});
+  EXPECT_EQ(
+      values(argv, "-object"),
+      (std::vector<std::string>{"memory-backend-file,id=ram0,size=512M,share=on,mem-path=/proc/self/fd/10",
+                                "memory-backend-file,id=ram1,size=256M,share=on,mem-path=/proc/self/fd/11",
+                                "memory-backend-file,id=ram2,size=256M,share=on,mem-path=/proc/self/fd/12"}));
+  EXPECT_EQ(
+      values(argv, "-numa"),
+      (std::vector<std::string>{"node,nodeid=0,memdev=ram0,cpus=0-1", "node,nodeid=1,memdev=ram1,cpus=2-5",
+                                "node,nodeid=2,memdev=ram2", "dist,src=0,dst=1,val=21",
+                                "dist,src=0,dst=2,val=30", "dist,src=1,dst=2,val=40"}));
+}
+
 TEST(QemuCommand, ADeterministicMachineHasNoClockButItsOwnAndNothingThatTheHostsLoopServes) {
   BootSpec spec = small_spec();
   spec.deterministic = DeterministicClock{.shift = 3, .seed = 18446744073709551615U};
@@ -118,6 +141,8 @@ TEST(QemuCommand, ADeterministicMachineHasNoClockButItsOwnAndNothingThatTheHosts
   EXPECT_EQ(value(argv, "-icount"), "shift=3,sleep=off");
   EXPECT_EQ(value(argv, "-seed"), "18446744073709551615");
   EXPECT_EQ(value(argv, "-rtc"), "base=2026-01-01T00:00:00,clock=vm");
+  // What bounds leaps of the clock over a trap.
+  EXPECT_EQ(values(argv, "-object").back(), "filter-buffer,id=beat-timer,netdev=beat,interval=10000");
   EXPECT_EQ(values(argv, "-device"), (std::vector<std::string>{"isa-debugcon,iobase=0xe9,chardev=frames"}));
   EXPECT_EQ(values(argv, "-chardev"), (std::vector<std::string>{"socket,id=qmp,fd=3", "socket,id=gdb,fd=9",
                                                                 "file,id=serial,path=/proc/self/fd/4",
@@ -126,7 +151,7 @@ TEST(QemuCommand, ADeterministicMachineHasNoClockButItsOwnAndNothingThatTheHosts
 
 TEST(QemuCommand, AnOrdinaryMachineHasTheHostsClock) {
   const auto argv = qemu_command(small_spec(), {.binary = "/q"});
-  for (const char* word : {"-icount", "-seed", "-rtc"}) EXPECT_FALSE(has(argv, word)) << word;
+  for (const char* word : {"-icount", "-seed", "-rtc", "-netdev"}) EXPECT_FALSE(has(argv, word)) << word;
 }
 
 }  // namespace

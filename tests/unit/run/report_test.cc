@@ -102,5 +102,27 @@ TEST(Summary, NamesVerdictReasonAndWorkersWithoutAReport) {
   EXPECT_NE(text.find("/r/result.json"), std::string::npos) << text;
 }
 
+TEST(Summary, WaitingForHostCpusIsSaidWhenItIsRemarkable) {
+  RunResult result;
+  auto* vcpu = result.mutable_host()->mutable_statistics()->add_vcpus();
+  vcpu->set_ran_ns(10000000000);
+  vcpu->set_waited_ns(2400000000);
+  EXPECT_EQ(summary(result, "", false).find("waited"), std::string::npos);
+  *result.mutable_host()->mutable_statistics()->add_vcpus() = *vcpu;
+  result.mutable_host()->mutable_statistics()->mutable_vcpus(1)->set_waited_ns(3000000000);
+  EXPECT_NE(summary(result, "", false).find("the vCPUs ran for 20.0 s and waited 5.40 s for a host CPU\n"),
+            std::string::npos);
+  result.mutable_host()->set_overcommitted(true);
+  EXPECT_NE(summary(result, "", false).find("they are more than the host has"), std::string::npos);
+}
+
+TEST(Summary, AShortWaitIsNothing) {
+  RunResult result;
+  auto* vcpu = result.mutable_host()->mutable_statistics()->add_vcpus();
+  vcpu->set_ran_ns(100000000);
+  vcpu->set_waited_ns(900000000);
+  EXPECT_EQ(summary(result, "", false).find("waited"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace ktstr

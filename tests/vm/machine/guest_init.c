@@ -1,5 +1,6 @@
 /* PID 1 of the machine tests. The kernel hands "ktstr_test=<what>" of its command line on as an environment variable.
  * Everything it has to say goes to ttyS0, one line each. */
+#include <cpuid.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -255,6 +256,45 @@ static void watch_clocks(void) {
   }
 }
 
+static int write_text(const char* path, const char* text) {
+  const int file = open(path, O_WRONLY);
+  if (file < 0) return 0;
+  const int good = write(file, text, strlen(text)) == (ssize_t)strlen(text);
+  close(file);
+  return good;
+}
+
+/* Brings the last CPU up, goes there, and sends it the interrupts of the serial port and of the virtio console. */
+static void use_last_cpu(void) {
+  const int cpu = (int)sysconf(_SC_NPROCESSORS_CONF) - 1;
+  char path[256], number[16];
+  snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/online", cpu);
+  say("LAST %d online %d\n", cpu, write_text(path, "1"));
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET((size_t)cpu, &set);
+  const int moved = sched_setaffinity(0, sizeof(set), &set) == 0;
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  __get_cpuid_count(0xb, 0, &eax, &ebx, &ecx, &edx);
+  say("LAST moved %d id %u\n", moved, edx);
+  snprintf(number, sizeof(number), "%d", cpu);
+  for (int irq = 1; irq < 16; ++irq) {
+    snprintf(path, sizeof(path), "/proc/irq/%d/smp_affinity_list", irq);
+    if (write_text(path, number)) say("LAST irq %d\n", irq);
+  }
+  for (int i = 0; i < 20; ++i) {
+    say("LAST line %d\n", i);
+    tcdrain(1);
+  }
+  const int hvc = open("/dev/hvc0", O_RDWR | O_NOCTTY);
+  for (int i = 0; i < 20; ++i) {
+    if (hvc >= 0) write_all(hvc, "hvc\n", 4);
+    usleep(1000);
+  }
+  show("/proc/interrupts");
+  say("LAST end\n");
+}
+
 int main(void) {
   open_console();
   load_modules();
@@ -273,6 +313,7 @@ int main(void) {
     mark_memory();
     run_for_ever();
   }
+  if (strcmp(what, "lastcpu") == 0) use_last_cpu();
   if (strcmp(what, "spin") == 0) {
     say("SPIN\n");
     for (;;) {

@@ -147,6 +147,40 @@ TEST_F(TrapTest, EveryCallIsSeenInADeterministicGuest) {
   count_every_call(std::move(boot), setregid());
 }
 
+// Seconds of CLOCK_MONOTONIC in the last whole line "BEAT n seconds".
+double last_beat(const std::string& serial) {
+  const std::size_t end = serial.rfind("\r\n");
+  const std::size_t at = serial.rfind("BEAT ", end);
+  if (end == std::string::npos || at == std::string::npos) return 0;
+  return std::atof(serial.c_str() + serial.find(' ', at + 5));
+}
+
+// In the timer's interrupt the vCPU has no timer, and the other one is idle: QEMU takes such a guest, while
+// it is being stopped, for one that waits for the next thing to come, be it the date's alarm at midnight.
+TEST_F(TrapTest, TheInstructionClockDoesNotLeapAtATrapInTheTimersInterrupt) {
+  KTSTR_TCG_ONLY();
+  BootSpec boot = spec("beat");
+  boot.deterministic = DeterministicClock{};
+  MachineUnderTest machine(std::move(boot));
+  ASSERT_TRUE(machine.start());
+  ASSERT_TRUE(machine.run_until_serial("BEAT 3 "));
+  ASSERT_TRUE(machine->set_traps({address("hrtimer_interrupt")}));
+  std::size_t seen = 0;
+  constexpr int kHits = 30;
+  for (int i = 0; i < kHits; ++i) {
+    const auto event = next_event(machine, seen);
+    ASSERT_TRUE(event && event->kind == Kind::kTrapped) << machine.serial;
+    if (i + 1 == kHits) {
+      ASSERT_TRUE(machine->set_traps({}));
+    }
+    ASSERT_TRUE(machine->resume());
+  }
+  const std::size_t length = machine.serial.size();
+  ASSERT_TRUE(machine.run_until([&] { return machine.serial.find("BEAT ", length) != std::string::npos; }));
+  ASSERT_TRUE(machine.run_until([&] { return machine.serial.ends_with("\r\n"); }));
+  EXPECT_LT(last_beat(machine.serial), 60) << machine.serial;
+}
+
 TEST_F(TrapTest, AVcpuThatSpinsInUserModeStopsLikeTheOthers) {
   MachineUnderTest machine(spec("callspin"));
   ASSERT_TRUE(machine->set_traps({setregid()}));

@@ -100,7 +100,18 @@ std::string VmTest::real_scheduler(const std::string& name) {
   return fs::exists(path) ? path : "";
 }
 
+bool VmTest::on_kvm() {
+  return environment("KTSTR_TEST_ACCEL") == "kvm";
+}
+
 VmRun VmTest::run(std::vector<std::string> arguments, const std::function<void(pid_t)>& meanwhile) const {
+  const auto given = [&](const std::string& option) {
+    return std::any_of(arguments.begin(), arguments.end(),
+                       [&](const std::string& argument) { return argument.starts_with(option); });
+  };
+  // Only runs that name a kernel have a machine; a deterministic one is tcg's.
+  if (on_kvm() && given("--kernel") && !given("--accel") && !given("--deterministic"))
+    arguments.insert(arguments.end(), {"--accel", "kvm"});
   arguments.insert(arguments.begin(), environment("KTSTR_VM"));
   if (std::find(arguments.begin(), arguments.end(), "--out") == arguments.end()) {
     arguments.insert(arguments.end(), {"--out", (folder_ / "out").string()});
@@ -140,6 +151,7 @@ std::string VmTest::seed() {
 
 VmRun VmTest::run_seeded(const std::string& series, std::vector<std::string> arguments,
                          const std::function<void(pid_t)>& meanwhile) const {
+  if (on_kvm()) return run_on(series, std::move(arguments), meanwhile);
   const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
   // scripts/test gathers these lines.
   std::cout << "seed of " << test->test_suite_name() << "." << test->name() << ": " << seed() << std::endl;

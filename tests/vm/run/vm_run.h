@@ -38,6 +38,8 @@ class VmTest : public ::testing::Test {
   void SetUp() override;
   void TearDown() override;
 
+  // KTSTR_TEST_ACCEL=kvm: runs are on the kvm machine, in the guest of scripts/nested-kvm.
+  static bool on_kvm();
   // An environment variable, "" when it is not set.
   static std::string environment(const char* name);
   // Folder of a packaged kernel: series "7.2", "6.18", or "6.12", which Debian builds without sched_ext;
@@ -54,7 +56,7 @@ class VmTest : public ::testing::Test {
                const std::function<void(pid_t)>& meanwhile = {}) const;
 
   // The same with an instruction clock and this test's seed: tests of function, which the host's load must
-  // not change.
+  // not change. On the kvm machine an ordinary run: a real CPU has no such clock.
   VmRun run_seeded(const std::string& series, std::vector<std::string> arguments,
                    const std::function<void(pid_t)>& meanwhile = {}) const;
   // Of the running test: KTSTR_TEST_SEED, or a number that follows from the test's name.

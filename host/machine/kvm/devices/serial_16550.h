@@ -2,8 +2,9 @@
 //
 // It is a 16550A as Linux' 8250 driver probes and drives it (drivers/tty/serial/8250/8250_port.c:
 // autoconfig(), serial8250_do_startup(), serial8250_console_write()), whose transmitter takes no time: the
-// line status says "all sent" at every read, so the driver never polls twice. What remains is an exit for
-// each character, one for each 16 (the FIFO) and three for each message.
+// line status says "all sent" at every read, so the driver never polls twice. What it costs: a write for each
+// character, which KVM can collect (coalesced_writes.h), a read of the line status for each, or for each 16
+// (the FIFO, which the console uses once somebody has opened the port), and three accesses for each message.
 //
 // The transmitter's interrupt (the only one, as nothing is ever received and the modem lines do not change)
 // becomes pending when the driver enables it, and after each character. Reading the interrupt identification
