@@ -113,9 +113,9 @@ def counters(listed):
 def exits_of_ours(folder, *options):
     """Exits to user space by device, from the first KVM_RUN to Hello."""
     out = folder / "out"
-    # Only the boot counts: so short a scenario is inconclusive.
+    # Only the boot counts: so short a scenario is inconclusive, or fails on a loaded machine.
     done = nested(folder, KTSTR_VM, "--accel", "kvm", "--kernel", KERNEL, "--out", out, *MACHINE, "--duration", "100ms", *options,
-                  expected=(0, 21))
+                  expected=(0, 1, 21))
     if not (out / "latest").exists():
         sys.exit(f"bench: the nested run left no result: {done.stderr[-2000:]}")
     return counters(result_of(out)["host"]["statistics"].get("exits_to_hello", []))

@@ -62,7 +62,7 @@ Next VcpuExits::handle(Vcpu& vcpu, int error) {
       count(guest_.io_apic.get());
       return Next::kRun;
     case KVM_EXIT_SHUTDOWN:
-      return end(vcpu, GuestEnd::kTripleFault, fmt::format("vCPU {}: {}", vcpu.index(), describe_vcpu(vcpu)));
+      return triple_fault(vcpu);
     case KVM_EXIT_SYSTEM_EVENT:
       return system_event(vcpu);
     case KVM_EXIT_INTERNAL_ERROR:
@@ -76,6 +76,20 @@ Next VcpuExits::handle(Vcpu& vcpu, int error) {
                  fmt::format("vCPU {} ended with {}; {}", vcpu.index(), exit_name(vcpu.run().exit_reason),
                              describe_vcpu(vcpu)));
   }
+}
+
+// What a triple fault leaves of an AMD processor's state is undefined, so KVM resets the vCPU before it tells
+// us (shutdown_interception() of arch/x86/kvm/svm/svm.c).
+Next VcpuExits::triple_fault(Vcpu& vcpu) {
+  constexpr std::uint64_t kResetRip = 0xfff0;
+  constexpr std::uint64_t kProtection = 1;  // of CR0
+  const auto regs = vcpu.registers();
+  const bool was_reset = regs && regs->rip == kResetRip && (regs->cr0 & kProtection) == 0;
+  return end(
+      vcpu, GuestEnd::kTripleFault,
+      fmt::format("vCPU {}: {}{}", vcpu.index(),
+                  was_reset ? "this host's KVM has reset it, its registers are those of a reset: " : "",
+                  describe_vcpu(vcpu)));
 }
 
 Next VcpuExits::port_io(Vcpu& vcpu) {

@@ -54,6 +54,7 @@ class VcpuExits {
   VcpuThreads::Next port_io(Vcpu& vcpu);
   VcpuThreads::Next memory_io(Vcpu& vcpu);
   VcpuThreads::Next debug(Vcpu& vcpu);
+  VcpuThreads::Next triple_fault(Vcpu& vcpu);
   VcpuThreads::Next system_event(Vcpu& vcpu);
   VcpuThreads::Next internal_error(Vcpu& vcpu);
   VcpuThreads::Next end(Vcpu& vcpu, GuestEnd end, std::string detail);

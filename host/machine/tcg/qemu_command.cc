@@ -84,7 +84,7 @@ void add_memory(Arguments& args, const BootSpec& spec) {
 }
 
 // Period of the timer that bounds leaps of the instruction clock, of the guest's time.
-constexpr int kBeatMicroseconds = 10'000;
+constexpr int kBeatMicroseconds = 100'000;
 
 // Time is what the guest has executed. sleep=off: a guest with nothing to do gets its next timer at once,
 // instead of waiting for the host's clock, and every run takes the same course. The date starts at a fixed

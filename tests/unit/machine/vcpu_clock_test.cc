@@ -28,6 +28,14 @@ TEST(VcpuClock, AThreadCountsOnce) {
   EXPECT_LT(doubled, before + before);
 }
 
+TEST(VcpuClock, EachThreadOnceInTheOrderTheyWereNamed) {
+  const auto each = VcpuClock(getpid(), {1 << 30, gettid(), 1 << 30}).read_each();
+  ASSERT_EQ(each.size(), 2U);
+  EXPECT_EQ(each[0].ran, nanoseconds(0));
+  EXPECT_GT(each[1].ran, nanoseconds(0));
+  EXPECT_TRUE(each[1].counters.empty());
+}
+
 TEST(VcpuClock, AThreadThatDoesNotExistUsedNothing) {
   EXPECT_EQ(VcpuClock(getpid(), {1 << 30}).read().used, nanoseconds(0));
   EXPECT_EQ(VcpuClock().read().used, nanoseconds(0));

@@ -123,6 +123,11 @@ TEST(DevicesRun, ATripleFaultEndsWithRegisters) {
   const auto end = guest.run();
   ASSERT_TRUE(end);
   EXPECT_EQ(end->end, GuestEnd::kTripleFault) << end->detail;
+  // AMD's processors have no registers left.
+  if (end->detail.find("this host's KVM has reset it") != std::string::npos) {
+    EXPECT_NE(end->detail.find("rip 0xfff0"), std::string::npos) << end->detail;
+    return;
+  }
   EXPECT_NE(end->detail.find("rip 0x1000"), std::string::npos) << end->detail;
   EXPECT_NE(end->detail.find("rax 0x1122334455667788"), std::string::npos) << end->detail;
 }

