@@ -83,9 +83,6 @@ void add_memory(Arguments& args, const BootSpec& spec) {
   if (nodes > 1) add_nodes(args, spec.topology);
 }
 
-// Period of the timer that bounds leaps of the instruction clock, of the guest's time.
-constexpr int kBeatMicroseconds = 100'000;
-
 // Time is what the guest has executed. sleep=off: a guest with nothing to do gets its next timer at once,
 // instead of waiting for the host's clock, and every run takes the same course. The date starts at a fixed
 // day on that clock.
@@ -93,13 +90,8 @@ void add_clock(Arguments& args, const DeterministicClock& clock) {
   args.add("-icount", fmt::format("shift={},sleep=off", clock.shift));
   args.add("-seed", fmt::format("{}", clock.seed));
   args.add("-rtc", "base=2026-01-01T00:00:00,clock=vm");
-  // With sleep=off QEMU moves the clock to the next timer whenever no vCPU can run, and a vCPU that has
-  // stopped at a trap counts as one that cannot, until the main loop gets to stopping the machine
-  // (util/main-loop.c: main_loop_wait looks at the clock first; timerlist_rearm does too). A guest whose tick
-  // is due and not yet taken has no timer but the date's alarm, a day away: its clock leapt there. So there
-  // is always a timer: a network filter without a network, of which the guest sees nothing.
-  args.add("-netdev", "hubport,id=beat,hubid=0");
-  args.add("-object", fmt::format("filter-buffer,id=beat-timer,netdev=beat,interval={}", kBeatMicroseconds));
+  // A network of nothing, for the timer that TcgMachine::bound_leaps() adds when it has to.
+  args.add("-netdev", fmt::format("hubport,id={},hubid=0", kBeatNetwork));
 }
 
 // The serial console is a pipe and not a socket: QEMU writes it byte by byte, and a socket's buffer holds

@@ -96,6 +96,9 @@ class TcgMachine : public Machine {
   Expected<void> leave_trap();
   Expected<void> step(std::uint32_t cpu);
   Expected<void> go_on();
+  // Of a deterministic guest that was stopped: keeps its clock from leaping while QEMU stops and continues
+  // it.
+  Expected<void> bound_leaps();
   // Drops the STOP events of stops that we asked for.
   void forget_own_stops();
   PauseReport empty_report() const;
@@ -127,6 +130,8 @@ class TcgMachine : public Machine {
   std::string output_;                              // last words of QEMU
   boost::asio::posix::stream_descriptor qmp_watch_;
   boost::asio::posix::stream_descriptor exit_watch_;
+  bool has_run_ = false;           // the guest was continued once
+  bool leaps_bounded_ = false;     // see bound_leaps()
   bool own_stop_pending_ = false;  // a stop whose answer did not come in time
   std::vector<QmpEvent> events_;
   std::vector<std::optional<VcpuRegisters>> registers_;  // of the present pause

@@ -141,8 +141,7 @@ TEST(QemuCommand, ADeterministicMachineHasNoClockButItsOwnAndNothingThatTheHosts
   EXPECT_EQ(value(argv, "-icount"), "shift=3,sleep=off");
   EXPECT_EQ(value(argv, "-seed"), "18446744073709551615");
   EXPECT_EQ(value(argv, "-rtc"), "base=2026-01-01T00:00:00,clock=vm");
-  // What bounds leaps of the clock over a trap.
-  EXPECT_EQ(values(argv, "-object").back(), "filter-buffer,id=beat-timer,netdev=beat,interval=100000");
+  EXPECT_EQ(value(argv, "-netdev"), "hubport,id=beat,hubid=0");
   EXPECT_EQ(values(argv, "-device"), (std::vector<std::string>{"isa-debugcon,iobase=0xe9,chardev=frames"}));
   EXPECT_EQ(values(argv, "-chardev"), (std::vector<std::string>{"socket,id=qmp,fd=3", "socket,id=gdb,fd=9",
                                                                 "file,id=serial,path=/proc/self/fd/4",
