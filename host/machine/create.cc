@@ -80,6 +80,7 @@ Expected<std::unique_ptr<Machine>> create_machine(AccelChoice asked, boost::asio
   if (choice->kind == AccelChoice::kKvm) {
     if (spec.deterministic) return fail(ErrorCode::kUsage, "only the tcg machine can run deterministically");
     if (auto ok = kvm::check_kvm_limits(spec); !ok) return std::unexpected(std::move(ok.error()));
+    if (auto kvm = kvm::open_kvm(); !kvm) return std::unexpected(std::move(kvm.error()));
     return std::make_unique<kvm::KvmMachine>(loop, std::move(spec),
                                              kvm::KvmMachineOptions{.traps = options.traps});
   }

@@ -36,22 +36,29 @@ class EventfdLine final : public InterruptLine {
 
 }  // namespace
 
-Expected<Vm> Vm::create(std::vector<CapabilityAnswer> (*ask)(int kvm)) {
-  Vm vm;
-  vm.system_.reset(open(kDevicePath, O_RDWR | O_CLOEXEC));
-  if (!vm.system_) {
+Expected<UniqueFd> open_kvm(std::vector<CapabilityAnswer> (*ask)(int kvm)) {
+  UniqueFd kvm(open(kDevicePath, O_RDWR | O_CLOEXEC));
+  if (!kvm) {
     const DeviceFile device = look_at_device();
     const auto flags = host_cpu_flags();
     return std::unexpected(
         Error(ErrorCode::kHost, device_trouble(device))
             .with_detail(device_remedy(device, flags.contains("vmx"), flags.contains("svm"))));
   }
-  const auto version = KVM_CALL(vm.system_.get(), KVM_GET_API_VERSION, 0);
-  if (!version) return std::unexpected(version.error());
+  const auto version = KVM_CALL(kvm.get(), KVM_GET_API_VERSION, 0);
+  if (!version) return propagate(Error(version.error()), fmt::format("looking at {}", kDevicePath));
   if (*version != KVM_API_VERSION)
     return fail(ErrorCode::kHost,
                 fmt::format("{} speaks API version {}, not {}", kDevicePath, *version, KVM_API_VERSION));
-  if (auto ok = check_required(ask(vm.system_.get())); !ok) return std::unexpected(std::move(ok.error()));
+  if (auto ok = check_required(ask(kvm.get())); !ok) return std::unexpected(std::move(ok.error()));
+  return kvm;
+}
+
+Expected<Vm> Vm::create(std::vector<CapabilityAnswer> (*ask)(int kvm)) {
+  Vm vm;
+  auto system = open_kvm(ask);
+  if (!system) return std::unexpected(std::move(system.error()));
+  vm.system_ = *std::move(system);
   const auto size = KVM_CALL(vm.system_.get(), KVM_GET_VCPU_MMAP_SIZE, 0);
   if (!size) return std::unexpected(size.error());
   if (static_cast<std::size_t>(*size) < sizeof(kvm_run))

@@ -18,6 +18,10 @@
 
 namespace ktstr::kvm {
 
+// Opens /dev/kvm and looks whether it is one that we can use. Error kHost: no /dev/kvm, no permission (the
+// detail says what to do), a capability missing (by name). `ask`: who answers for capabilities, for tests.
+Expected<UniqueFd> open_kvm(std::vector<CapabilityAnswer> (*ask)(int kvm) = &ask_capabilities);
+
 class Vm {
  public:
   // Opens /dev/kvm and makes a VM with nothing in it. Error kHost: no /dev/kvm, no permission (naming who has

@@ -133,8 +133,18 @@ TEST_F(BadInputWithKernel, AnUnwritableResultsFolder) {
   EXPECT_EQ(result.exit_code, 20) << result.describe();
   EXPECT_NE(result.err.find("plain/out"), std::string::npos) << result.err;
 }
-TEST_F(BadInputWithKernel, KvmIsRefusedWithAReason) {
-  expect_with_kernel({"--accel", "kvm"}, 20, "kvm");
+TEST_F(BadInputWithKernel, AKvmThatIsNoneIsRefusedWithAReason) {
+  // In a mount namespace of its own, another device takes the place of /dev/kvm.
+  const std::string program = environment("KTSTR_VM");
+  const std::string wrapper = file(
+      "ktstr-vm",
+      "#!/bin/sh\nexec unshare -m sh -c 'mount --bind /dev/null /dev/kvm || exit 99; exec \"$0\" \"$@\"' '" +
+          program + "' \"$@\"\n");
+  fs::permissions(wrapper, fs::perms::owner_all);
+  if (!fs::exists("/dev/kvm")) GTEST_SKIP() << "not available: /dev/kvm";
+  ::setenv("KTSTR_VM", wrapper.c_str(), 1);
+  expect_with_kernel({"--accel", "kvm"}, 20, "looking at /dev/kvm");
+  ::setenv("KTSTR_VM", program.c_str(), 1);
 }
 TEST_F(BadInputWithKernel, NoEmulatorNamesThePackage) {
   // A cache and a PATH without QEMU.
