@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <span>
 
 #include <fmt/core.h>
 
@@ -65,7 +66,7 @@ Expected<void> write_command_line(GuestRam& ram, const LoadedKernel& kernel, std
                 fmt::format("the kernel command line has {} bytes, the kernel takes {}", text.size(), limit));
   }
   const auto to = ram.bytes(kCommandLineGpa, text.size() + 1);
-  std::memcpy(to.data(), text.data(), text.size());
+  std::ranges::copy(std::as_bytes(std::span(text)), to.begin());
   to[text.size()] = std::byte{0};
   return {};
 }
