@@ -244,7 +244,18 @@ void KvmMachine::end_vcpus() {
     return;
   }
   threads_.reset();
+  // A receiver that stops the machine is called from within the console, which therefore has to live a little
+  // longer.
+  if (serving_) retired_ = std::move(guest_);
   guest_.reset();
+}
+
+bool KvmMachine::serve_console() {
+  serving_ = true;
+  const bool more = guest_->console_registers->service();
+  serving_ = false;
+  retired_.reset();
+  return more;
 }
 
 std::vector<RamRegion> KvmMachine::ram() const {
@@ -315,8 +326,9 @@ void KvmMachine::on_bell() {
 bool KvmMachine::drain() {
   drain_serial();
   if (!alive()) return false;
-  if (guest_->console_registers->service()) bell_.ring();
+  const bool more = serve_console();
   if (!alive()) return false;
+  if (more) bell_.ring();
   // The driver would wait for its buffers for ever.
   if (const auto error = guest_->console_registers->error()) {
     finish({.end = GuestEnd::kFailed,
@@ -360,7 +372,7 @@ void KvmMachine::finish(const Message& message) {
   threads_->hold();
   pause_ = threads_->wait_parked(kRendezvousLimit);
   drain_serial();
-  for (int round = 0; alive() && round < kMaxDrainRounds && guest_->console_registers->service(); ++round) {
+  for (int round = 0; alive() && round < kMaxDrainRounds && serve_console(); ++round) {
   }
   if (!alive()) return;
   state_ = State::kEnded;

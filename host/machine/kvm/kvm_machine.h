@@ -106,6 +106,8 @@ class KvmMachine final : public Machine {
   void announce(const MachineEvent& event);
   // Hands on what the guest has written; false when a receiver has stopped the machine.
   bool drain();
+  // Works on the console's queues; true: there is more. Afterwards the machine may have been stopped.
+  bool serve_console();
   void drain_serial();
   // Shows what the guest has written without anything that brings it to us.
   void arm_look_at_writes();
@@ -135,6 +137,8 @@ class KvmMachine final : public Machine {
   std::vector<std::uint64_t> trap_addresses_;  // changed only while no vCPU runs
   std::atomic<bool> traps_wait_ = false;       // for their sites
   std::unique_ptr<KvmGuest> guest_;
+  bool serving_ = false;               // inside of serve_console()
+  std::unique_ptr<KvmGuest> retired_;  // stopped by a receiver meanwhile
   std::unique_ptr<VcpuExits> exits_;
   std::unique_ptr<VcpuThreads> threads_;
   std::mutex messages_mutex_;
