@@ -311,6 +311,21 @@ TEST_F(MachineTest, AReceiverMayStopTheMachine) {
   EXPECT_TRUE(machine.loop().stopped());
 }
 
+// As a session does at the guest's goodbye: from within the device that brought it.
+TEST_F(MachineTest, AReceiverOfFramesMayStopTheMachine) {
+  MachineUnderTest machine(spec("echo"));
+  bool stopped = false;
+  machine->frames().set_receiver([&](std::span<const std::byte>) {
+    stopped = true;
+    machine->stop();
+  });
+  ASSERT_TRUE(machine.start());
+  ASSERT_TRUE(machine->frames().send("some bytes"));
+  ASSERT_TRUE(machine.run_until([&] { return stopped; })) << machine.serial;
+  EXPECT_TRUE(machine->ram().empty());
+  EXPECT_TRUE(machine.events.empty());
+}
+
 TEST_F(MachineTest, AFileThatIsNoKernelIsAUsageError) {
   BootSpec bad = spec("off");
   const UniqueFd file(memfd_create("no-kernel", MFD_CLOEXEC));
