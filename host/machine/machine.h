@@ -72,7 +72,7 @@ struct VcpuRegisters {
   std::uint64_t idt_base = 0, gdt_base = 0;
   std::uint32_t idt_limit = 0, gdt_limit = 0;
   std::uint16_t cs = 0, ss = 0;
-  bool halted = false;
+  std::optional<bool> halted;  // waits for an interrupt; nullopt where it is not known, as in cores
   bool operator==(const VcpuRegisters&) const = default;
 };
 
@@ -83,6 +83,12 @@ struct PauseReport {
   std::chrono::nanoseconds rendezvous{};
   // vCPUs that were not parked when the time limit ended; empty when all were.
   std::vector<std::uint32_t> missing;
+  // For each of these: where it is, as far as can be told from outside.
+  struct Whereabouts {
+    std::string text;                  // "vCPU 1 is in KVM_RUN for 10.0 s (...)"; empty: nothing is known
+    std::optional<std::uint64_t> rip;  // when it was last seen
+  };
+  std::vector<Whereabouts> missing_at = {};
   // For each vCPU: host time from the request (or the hit) until it was parked. nullopt where the machine
   // cannot tell; QEMU never can, it only says when the last one was parked.
   std::vector<std::optional<std::chrono::nanoseconds>> stopped_after;
@@ -95,13 +101,14 @@ struct MachineEvent {
     kReset,       // the guest rebooted (with panic=-1 also after a panic); the machine has ended
     kPaused,      // stopped although nobody asked; only resume or stop make sense now
     kTrapped,     // a vCPU is about to execute the instruction at a trap; the machine is paused
+    kWritten,     // a vCPU has written to a watched address (KvmMachine::set_watchpoints); it is paused
     kDied,        // the emulator or a vCPU failed; `detail` has its last words
   };
   Kind kind = Kind::kDied;
   std::string detail;
-  // Of kTrapped only:
-  std::uint32_t cpu = 0;      // the vCPU at the trap
-  std::uint64_t address = 0;  // of the trap; equals the vCPU's rip
+  // Of kTrapped and kWritten only:
+  std::uint32_t cpu = 0;      // the vCPU at the trap, or that wrote
+  std::uint64_t address = 0;  // of the trap, where the vCPU's rip is; or what was watched
   PauseReport pause = {};     // how the others stopped
 };
 

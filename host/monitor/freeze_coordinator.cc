@@ -298,6 +298,10 @@ void FreezeCoordinator::fill_header(const Stop& stop, nanoseconds frozen,
   header.set_rendezvous_ns(static_cast<std::uint64_t>(stop.pause.rendezvous.count()));
   header.set_frozen_ns(static_cast<std::uint64_t>(frozen.count()));
   for (const std::uint32_t cpu : stop.pause.missing) header.add_vcpus_missing(cpu);
+  for (const PauseReport::Whereabouts& where : stop.pause.missing_at)
+    header.add_vcpus_missing_where(
+        where.rip ? fmt::format("{} [{}]", where.text, dumper_.kernel().describe(Kva(*where.rip)))
+                  : where.text);
 }
 
 Expected<void> FreezeCoordinator::freeze(const Stop& stop, bool go_on) {

@@ -34,7 +34,8 @@ class Expander {
       rest_.remove_prefix(plain);
       if (!rest_.empty()) convert();
     }
-    if (result_.text.size() > kMaxMessage) result_.text.resize(kMaxMessage);
+    // A "%c" of 0 ends the message for everyone who reads the kernel's buffer.
+    result_.text.resize(std::min({result_.text.size(), result_.text.find('\0'), kMaxMessage}));
     return std::move(result_);
   }
 

@@ -7,7 +7,7 @@
 namespace ktstr {
 
 VcpuRegistersOfCore to_core(const VcpuRegisters& registers);
-// What a core does not have is 0.
+// What a core does not have is 0; `halted` is not known.
 VcpuRegisters from_core(const VcpuRegistersOfCore& registers);
 
 }  // namespace ktstr

@@ -79,6 +79,7 @@ void look_at_machine(const Evidence& evidence, bool booted, Findings& findings) 
       break;
     case MachineEvent::Kind::kPaused:
     case MachineEvent::Kind::kTrapped:
+    case MachineEvent::Kind::kWritten:
       findings.add(ktstr::v1::HOST_TROUBLE,
                    make_reason("machine-paused", "the virtual machine stopped: " + detail));
       break;

@@ -35,7 +35,7 @@ KERNEL = pathlib.Path(os.environ.get("KTSTR_TEST_KERNEL_72") or CACHE / "kernels
 TOOLS = pathlib.Path(os.environ.get("KTSTR_DEBUGGERS") or CACHE / "debuggers/current/bin")
 DEBUG_INFO = pathlib.Path(os.environ.get("KTSTR_DEBUG_INFO") or CACHE / "debuggers/vmlinux" / KERNEL.name)
 SKIPPED = 77
-CRASH_COMMANDS = "set scroll off\nsys\nps -y\nps\nbt -a\nlog\nrunq\nquit\n"
+CRASH_COMMANDS = "set scroll off\nsys\nps -y\nps\nbt -a\nbt -a -t\nlog\nrunq\nquit\n"
 
 failures = []
 
@@ -159,16 +159,19 @@ def check_crash(core, dump, folder):
     theirs = {(int(address, 16), int(pid), comm.strip("[] ")) for pid, _, address, comm in listed}
     ours = {(value(task["address"]), task["pid"], task["comm"].strip()) for task in dump["tasks"]}
     expect(theirs == ours, f"tasks that only one of crash and the dump has: {theirs ^ ours}")
+    frames = set(re.findall(r"^ *#\d+ \[[0-9a-f]+\] .* at ([0-9a-f]+)", output, re.M))
+    on_stack = set(re.findall(r"^ *\[[0-9a-f]+\] .* at ([0-9a-f]+)", output, re.M))
     for cpu in dump["cpus"]:
         expect(re.search(rf"^CPU {cpu['cpu']} RUNQUEUE: {value(cpu['address']):x}$", output, re.M),
                f"crash's runq does not know CPU {cpu['cpu']} at {cpu['address']}")
         symbol = cpu["vcpu"]["symbol"].split("+")[0]
         expect(f"[exception RIP: {symbol}" in output, f"crash does not see CPU {cpu['cpu']} stand in {symbol}")
-        # Ours has the return addresses of the same frames; the innermost frame is the register itself.
-        for frame in cpu["stack"][1:]:
-            if not frame["guess"]:
-                expect(value(frame["address"]) and f"{value(frame['address']):x}" in output,
-                       f"crash's backtrace of CPU {cpu['cpu']} lacks {frame['symbol']}")
+        # Ours has the return addresses of the same frames; the innermost frame is the register itself. crash does not read
+        # ORC, it guesses how large a frame is: where do_idle() has left room, it may show an old schedule() in place of
+        # cpu_startup_entry(). So one frame may only be among all the addresses of code on the stack (bt -t).
+        lacking = [frame for frame in cpu["stack"][1:] if not frame["guess"] and f"{value(frame['address']):x}" not in frames]
+        expect(len(lacking) <= 1 and all(f"{value(frame['address']):x}" in on_stack for frame in lacking),
+               f"crash's backtrace of CPU {cpu['cpu']} lacks {', '.join(frame['symbol'] for frame in lacking)}")
     expect('BPF scheduler "ktstr_sched" enabled' in output, "crash cannot read the kernel's log")
     return f"crash: {len(theirs)} tasks, {len(dump['cpus'])} CPUs with their backtraces, the kernel's log"
 
@@ -233,10 +236,15 @@ def dump_of(core, folder):
 
 
 def comparable(dump):
-    dump = {**dump, "header": {}}
+    """Without what a core does not have."""
+    dump = {**dump, "header": {}, "absent": [one for one in dump.get("absent", []) if one["what"] != "Vcpu.halted"]}
     for cpu in dump["cpus"]:
         for field in ("halted", "cr3"):
             cpu["vcpu"].pop(field, None)
+    for sched in dump["scheds"]:
+        # Of a guest that stands at the trap it is made from registers, which belong to the trap.
+        if sched.get("exit_info", {}).get("read", "").startswith("at the trap"):
+            sched["exit_info"].update(msg="", read="at the freeze")
     return dump
 
 

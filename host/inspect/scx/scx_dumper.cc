@@ -69,7 +69,7 @@ ktstr::v1::Vcpu describe_vcpu(std::uint32_t cpu, const VcpuRegisters& registers,
   vcpu.set_cr3(registers.cr3);
   vcpu.set_user_mode((registers.cs & 3) != 0);
   vcpu.set_interrupts_enabled((registers.rflags & kInterruptFlag) != 0);
-  vcpu.set_halted(registers.halted);
+  if (registers.halted) vcpu.set_halted(*registers.halted);
   if (!vcpu.user_mode()) vcpu.set_symbol(kernel.describe(Kva(registers.rip)));
   for (const std::uint64_t value :
        {registers.rax, registers.rbx, registers.rcx, registers.rdx, registers.rsi, registers.rdi,
@@ -139,6 +139,11 @@ Expected<ScxCaptured> ScxDumper::capture(const StoppedGuest& guest, Kva sched, C
     auto& vcpu = captured.vcpus.emplace_back();
     vcpu.set_cpu(cpu);
     if (guest.registers[cpu]) vcpu = describe_vcpu(cpu, *guest.registers[cpu], *kernel_);
+  }
+  if (std::ranges::any_of(guest.registers, [](const auto& one) { return one && !one->halted; })) {
+    auto& absence = captured.objects.absent.emplace_back();
+    absence.set_what("Vcpu.halted");
+    absence.set_reason("the registers come from a memory image, which does not say which CPUs were halted");
   }
   return captured;
 }

@@ -207,6 +207,11 @@ PauseReport VcpuThreads::wait_parked(std::chrono::nanoseconds limit) {
     report.rendezvous = std::max<std::chrono::nanoseconds>(report.rendezvous, after);
   }
   if (!report.missing.empty()) report.rendezvous = Clock::now() - start;
+  lock.unlock();
+  for (const std::uint32_t cpu : report.missing) {
+    const VcpuWhereabouts where = whereabouts(cpu);
+    report.missing_at.push_back({fmt::format("vCPU {} is {}", cpu, where.to_string()), where.rip});
+  }
   return report;
 }
 

@@ -100,6 +100,7 @@ void header(const Dump& dump, DumpSink& sink) {
   }
   if (h.vcpus_missing_size() > 0) {
     sink.print("  vCPUs that were not parked in time: {}\n", fmt::join(h.vcpus_missing(), ","));
+    for (const std::string& where : h.vcpus_missing_where()) sink.print("    {}\n", where);
   }
   sink.print("  read: {} in {} objects; faults: {}\n", format_size(h.captured_bytes()), h.captured_objects(),
              h.faults());

@@ -56,7 +56,7 @@ TEST(RegisterText, LongMode) {
   EXPECT_EQ(regs->cr3, 0x2a10000U);
   EXPECT_EQ(regs->cr4, 0x6f0U);
   EXPECT_EQ(regs->efer, 0xd01U);
-  EXPECT_TRUE(regs->halted);
+  EXPECT_EQ(regs->halted, true);
 }
 
 TEST(RegisterText, OutsideOfLongMode) {
@@ -73,7 +73,7 @@ TEST(RegisterText, OutsideOfLongMode) {
   EXPECT_EQ(regs->cs, 0xf000U);
   EXPECT_EQ(regs->rdx, 0x663U);
   EXPECT_EQ(regs->r8, 0U);
-  EXPECT_FALSE(regs->halted);
+  EXPECT_EQ(regs->halted, false);
 }
 
 TEST(RegisterText, AMissingRegisterIsNamed) {

@@ -17,6 +17,7 @@ class FakeMachine : public Machine, private FrameLink {
       one.cr3 = guest.page_tables().value();
       one.rip = FakeGuest::kText + 0x5000;
       one.cs = 0x10;
+      one.halted = false;
     }
   }
 

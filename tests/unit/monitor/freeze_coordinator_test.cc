@@ -223,6 +223,7 @@ TEST_F(FreezeTest, CountsHowLongTheGuestStoodStill) {
 TEST_F(FreezeTest, OnDemand) {
   coordinator();
   machine_.report.missing = {3};
+  machine_.report.missing_at = {{"vCPU 3 is in KVM_RUN for 10.000 s", FakeGuest::kText + 0x5000}};
   machine_.report.rendezvous = std::chrono::microseconds(7);
   machine_.report.stopped_after = {std::chrono::nanoseconds(100), std::nullopt};
   ASSERT_TRUE(coordinator_->dump_now("request"));
@@ -234,6 +235,9 @@ TEST_F(FreezeTest, OnDemand) {
   EXPECT_EQ(header.rendezvous_ns(), 7000u);
   ASSERT_EQ(header.vcpus_missing_size(), 1);
   EXPECT_EQ(header.vcpus_missing(0), 3u);
+  ASSERT_EQ(header.vcpus_missing_where_size(), 1);
+  EXPECT_TRUE(header.vcpus_missing_where(0).starts_with("vCPU 3 is in KVM_RUN for 10.000 s ["))
+      << header.vcpus_missing_where(0);
   EXPECT_EQ(dumps_[0].cpus(0).vcpu().stopped_after_ns(), 100u);
   EXPECT_FALSE(dumps_[0].cpus(1).vcpu().has_stopped_after_ns());
   EXPECT_EQ(header.kernel_release(), kRelease);
@@ -261,6 +265,31 @@ TEST_F(FreezeTest, AMachineThatDoesNotStopOrGoOn) {
   ASSERT_EQ(notes_.size(), 1u);
   EXPECT_NE(notes_[0].find("it does not go on"), std::string::npos) << notes_[0];
   EXPECT_EQ(dumps_.size(), 1u);
+}
+
+// A core has the registers, but not whether a vCPU was halted. That is not the same as false.
+TEST_F(FreezeTest, WhatIsNotKnownToBeHaltedIsAbsentWithAReason) {
+  const auto vcpu_1 = [&](std::optional<bool> halted) {
+    std::vector<std::optional<VcpuRegisters>> registers;
+    for (std::uint32_t cpu = 0; cpu < 4; ++cpu) {
+      registers.emplace_back(machine_.vcpu(cpu));
+      registers.back()->halted = halted;
+    }
+    const StoppedGuest guest{guest_.physical().memory(), registers, nullptr, Kva(FakeGuest::kText)};
+    if (auto located = dumper_->locate(guest); !located) ADD_FAILURE() << located.error().to_string();
+    auto captured = dumper_->capture(guest, Kva());
+    EXPECT_TRUE(captured);
+    const v1::Dump dump = dumper_->inspect(*captured);
+    const auto& absent = dump.absent();
+    const bool said = std::any_of(absent.begin(), absent.end(), [](const v1::Absence& absence) {
+      return absence.what() == "Vcpu.halted" && !absence.reason().empty();
+    });
+    EXPECT_EQ(said, !halted);
+    return dump.cpus(1).vcpu();
+  };
+  EXPECT_FALSE(vcpu_1(std::nullopt).has_halted());
+  EXPECT_TRUE(vcpu_1(false).has_halted());
+  EXPECT_TRUE(vcpu_1(true).halted());
 }
 
 TEST_F(FreezeTest, NotMoreThanWanted) {

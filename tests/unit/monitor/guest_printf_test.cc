@@ -66,6 +66,7 @@ TEST_F(GuestPrintfTest, StringsAndCharacters) {
   EXPECT_EQ(text("[%5s|%-5s|%.2s|%.*s]", {string("abc"), string("abc"), string("abc"), 1, string("abc")}),
             "[  abc|abc  |ab|a]");
   EXPECT_EQ(text("%c%3c", {'x', 'y'}), "x  y");
+  EXPECT_EQ(text("one%ctwo", {0}), "one");
   EXPECT_EQ(text("%s", {0}), "(null)");
 }
 

@@ -278,7 +278,7 @@ TEST_F(MachineTest, RegistersOfAPausedGuest) {
     ASSERT_TRUE(regs) << regs.error().to_string();
     const bool user = (regs->cs & 3) == 3;
     in_user_mode += user ? 1 : 0;
-    halted += regs->halted ? 1 : 0;
+    halted += regs->halted.value() ? 1 : 0;
     EXPECT_EQ(regs->rip >> 47, user ? 0U : 0x1ffffU) << std::hex << regs->rip;
     EXPECT_EQ(regs->idt_limit, 0xfffU);
     EXPECT_EQ(regs->idt_base >> 47, 0x1ffffU);

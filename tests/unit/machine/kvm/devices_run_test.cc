@@ -103,13 +103,13 @@ TEST(DevicesRun, AHaltedVcpuIsHeldAndSaidToBeHalted) {
   ASSERT_TRUE(guest.wait_number(kData, 1));
   // The increment comes before the halt: a few tries until it is there.
   VcpuRegisters regs;
-  for (int i = 0; i < 1000 && !regs.halted; ++i) {
+  for (int i = 0; i < 1000 && regs.halted != true; ++i) {
     ASSERT_TRUE(guest.hold().missing.empty());
     regs = guest.vcpu(0).registers().value();
     guest.go();
     std::this_thread::yield();
   }
-  EXPECT_TRUE(regs.halted);
+  EXPECT_EQ(regs.halted, true);
   EXPECT_GE(regs.rip, kCode);
   EXPECT_LT(regs.rip, kFunction);
 }
