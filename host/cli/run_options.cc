@@ -60,6 +60,25 @@ void add_run_options(CLI::App& app, RunRequest& request) {
       ->type_name("KIND")
       ->transform(CLI::CheckedTransformer(accels, CLI::ignore_case).description(""))
       ->default_str("auto");
+  static const std::map<std::string, RamPages> pages{
+      {"normal", RamPages::kNormal}, {"transparent", RamPages::kTransparent}, {"hugetlb", RamPages::kHuge}};
+  app.add_option(
+         "--pages", request.pages,
+         "Guest RAM of a kvm machine: normal pages, transparent huge ones where the host has them, or "
+         "from the pool that the host has set aside (hugetlb)")
+      ->group(machine)
+      ->type_name("normal|transparent|hugetlb")
+      ->transform(CLI::CheckedTransformer(pages, CLI::ignore_case).description(""))
+      ->default_str("normal");
+  app.add_option("--pin-vcpus", request.pin_vcpus,
+                 "Host CPUs for the vCPUs of a kvm machine, one each in ascending order, e.g. 2-3 or all")
+      ->group(machine)
+      ->type_name("CPUS");
+  app.add_option("--vcpu-fifo", request.vcpu_fifo,
+                 "Run the vCPUs of a kvm machine as SCHED_FIFO threads of this priority, 1 to 99")
+      ->group(machine)
+      ->type_name("N")
+      ->check(CLI::Range(1, 99));
   app.add_flag(
          "--deterministic{1}", request.seed,
          "The guest's clock counts instructions, and the same inputs and seed give the same run, bit by "
@@ -169,6 +188,10 @@ std::vector<std::string> run_arguments(const RunRequest& request) {
   if (request.accel != defaults.accel) {
     words.emplace_back(request.accel == AccelChoice::kKvm ? "--accel=kvm" : "--accel=tcg");
   }
+  if (request.pages != defaults.pages)
+    words.emplace_back(request.pages == RamPages::kHuge ? "--pages=hugetlb" : "--pages=transparent");
+  text("--pin-vcpus", request.pin_vcpus, defaults.pin_vcpus);
+  if (request.vcpu_fifo) words.push_back("--vcpu-fifo=" + std::to_string(*request.vcpu_fifo));
   text("--deterministic", request.seed, defaults.seed);
   for (const std::string& argument : request.append) words.push_back("--append=" + argument);
   flag("--kaslr", request.kaslr);

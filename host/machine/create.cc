@@ -81,8 +81,8 @@ Expected<std::unique_ptr<Machine>> create_machine(AccelChoice asked, boost::asio
     if (spec.deterministic) return fail(ErrorCode::kUsage, "only the tcg machine can run deterministically");
     if (auto ok = kvm::check_kvm_limits(spec); !ok) return std::unexpected(std::move(ok.error()));
     if (auto kvm = kvm::open_kvm(); !kvm) return std::unexpected(std::move(kvm.error()));
-    return std::make_unique<kvm::KvmMachine>(loop, std::move(spec),
-                                             kvm::KvmMachineOptions{.traps = options.traps});
+    return std::make_unique<kvm::KvmMachine>(
+        loop, std::move(spec), kvm::KvmMachineOptions{.traps = options.traps, .host_use = options.host_use});
   }
   return TcgMachine::create(loop, std::move(spec), options.single_thread);
 }

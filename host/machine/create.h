@@ -9,6 +9,7 @@
 #include <boost/asio/io_context.hpp>
 
 #include "common/error.h"
+#include "host/machine/host_use.h"
 #include "host/machine/machine.h"
 
 namespace ktstr {
@@ -46,6 +47,8 @@ struct MachineOptions {
   bool single_thread = false;
   // kvm: nothing: breakpoints where they work, else port traps.
   std::optional<TrapKind> traps = std::nullopt;
+  // kvm only.
+  HostUse host_use = {};
 };
 
 // Makes a machine that has not been started; nothing runs yet and no memory is taken. Errors: kUsage or kHost

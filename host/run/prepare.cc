@@ -13,6 +13,7 @@
 #include "host/run/cpu_flags.h"
 #include "host/run/determinism.h"
 #include "host/run/guest_files.h"
+#include "host/run/host_use_options.h"
 #include "host/run/machine_shape.h"
 #include "host/run/own_memory.h"
 #include "host/run/scenario_file.h"
@@ -263,6 +264,8 @@ Expected<Prepared> prepare(const RunRequest& request) {
   if (!cpu_flags) return std::unexpected(std::move(cpu_flags.error()));
   if (!cpu_flags->empty() && choice->kind != AccelChoice::kTcg)
     return fail(ErrorCode::kUsage, "--cpu-flags is for emulated CPUs; add --accel tcg");
+  auto host_use = resolve_host_use(request, choice->kind, topology->cpus());
+  if (!host_use) return std::unexpected(std::move(host_use.error()));
   auto scenario = load_scenario(request.scenario, topology->cpus(), request.duration);
   if (!scenario) return std::unexpected(std::move(scenario.error()));
   *plan.mutable_scenario() = std::move(scenario->scenario);
@@ -301,6 +304,7 @@ Expected<Prepared> prepare(const RunRequest& request) {
   if (!memory) return std::unexpected(memory.error());
   if (auto described = describe_machine(request, choice->kind, *topology, *memory, plan); !described)
     return std::unexpected(std::move(described.error()));
+  describe_host_use(*host_use, *plan.mutable_machine());
   std::string packed_plan;
   if (plan.has_deterministic()) {
     packed_plan = serialize(plan_for_guest(plan));
@@ -319,6 +323,7 @@ Expected<Prepared> prepare(const RunRequest& request) {
                   .machine_choice = *choice,
                   .enter_payload = *enter_payload,
                   .traps = request.traps,
+                  .host_use = *std::move(host_use),
                   .limits = limits,
                   .phases = std::move(phases),
                   .warnings = std::move(warnings),
@@ -346,8 +351,9 @@ Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, c
                                             .seed = prepared.plan.deterministic().random_seed()};
   }
   spec.kernel_hz = prepared.kernel.config().hz();
-  auto machine = create_machine(prepared.machine_choice.kind, loop, std::move(spec),
-                                {.single_thread = single_thread, .traps = prepared.traps});
+  auto machine = create_machine(
+      prepared.machine_choice.kind, loop, std::move(spec),
+      {.single_thread = single_thread, .traps = prepared.traps, .host_use = prepared.host_use});
   if (machine && (*machine)->command_line().text.size() >= kMaxCommandLine) {
     return fail(ErrorCode::kUsage,
                 fmt::format("the kernel command line has {} bytes, the kernel takes {}; shorten --append",

@@ -31,6 +31,7 @@ struct Prepared {
   // The ELF payload is entered directly; otherwise the bzImage runs its own decompressor.
   bool enter_payload = false;
   std::optional<TrapKind> traps;  // --traps
+  HostUse host_use;               // --pages, --pin-vcpus, --vcpu-fifo
   GuardLimits limits;
   std::vector<ktstr::v1::PhaseTime> phases;  // "image", "initramfs"
   std::vector<std::string> warnings;

@@ -24,6 +24,9 @@ struct RunRequest {
   std::string duration;                    // --duration
   std::string out = "ktstr-out";           // --out
   AccelChoice accel = AccelChoice::kAuto;  // --accel
+  RamPages pages = RamPages::kNormal;      // --pages
+  std::string pin_vcpus;                   // --pin-vcpus
+  std::optional<int> vcpu_fifo;            // --vcpu-fifo
   // --deterministic[=SEED]: as typed; empty: an ordinary run. Without SEED it is "1".
   std::string seed;
   std::vector<std::string> append;  // --append, in order

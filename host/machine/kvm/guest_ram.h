@@ -15,16 +15,11 @@
 
 #include "common/error.h"
 #include "common/mapping.h"
+#include "host/machine/host_use.h"
 #include "host/machine/machine.h"
 #include "host/machine/ram_layout.h"
 
 namespace ktstr::kvm {
-
-enum class RamPages {
-  kNormal,       // 4 KiB pages; the host may make large ones of them
-  kTransparent,  // madvise(MADV_HUGEPAGE)
-  kHuge,         // hugetlbfs pages of 2 MiB, which the host must have set aside
-};
 
 class GuestRam {
  public:

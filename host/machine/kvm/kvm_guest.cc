@@ -37,8 +37,9 @@ class VmMessages final : public MessageSink {
 
 class GuestBuilder {
  public:
-  GuestBuilder(const BootSpec& spec, std::string_view command_line, const GuestCallbacks& callbacks)
-      : spec_(spec), command_line_(command_line), callbacks_(callbacks) {}
+  GuestBuilder(const BootSpec& spec, std::string_view command_line, RamPages pages,
+               const GuestCallbacks& callbacks)
+      : spec_(spec), command_line_(command_line), pages_(pages), callbacks_(callbacks) {}
 
   // The boot sequence.
   Expected<std::unique_ptr<KvmGuest>> build() {
@@ -58,7 +59,7 @@ class GuestBuilder {
     if (!vm) return std::unexpected(std::move(vm.error()));
     auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
     if (!sizes) return std::unexpected(std::move(sizes.error()));
-    auto ram = GuestRam::create(*sizes, RamPages::kNormal);
+    auto ram = GuestRam::create(*sizes, pages_);
     if (!ram) return std::unexpected(std::move(ram.error()));
     guest_ = std::make_unique<KvmGuest>(*std::move(vm), *std::move(ram));
     return {};
@@ -158,6 +159,7 @@ class GuestBuilder {
 
   const BootSpec& spec_;
   std::string_view command_line_;
+  RamPages pages_;
   const GuestCallbacks& callbacks_;
   std::unique_ptr<KvmGuest> guest_;
   std::uint64_t entry_ = 0;
@@ -173,8 +175,8 @@ void plug_in_io_apic(KvmGuest& guest) {
 }
 
 Expected<std::unique_ptr<KvmGuest>> build_guest(const BootSpec& spec, std::string_view command_line,
-                                                const GuestCallbacks& callbacks) {
-  return GuestBuilder(spec, command_line, callbacks).build();
+                                                RamPages pages, const GuestCallbacks& callbacks) {
+  return GuestBuilder(spec, command_line, pages, callbacks).build();
 }
 
 Expected<void> check_kvm_limits(const BootSpec& spec) {

@@ -67,7 +67,7 @@ struct KvmGuest {
 
 // Nothing runs yet. Errors: kUsage for what cannot be loaded; kHost.
 Expected<std::unique_ptr<KvmGuest>> build_guest(const BootSpec& spec, std::string_view command_line,
-                                                const GuestCallbacks& callbacks);
+                                                RamPages pages, const GuestCallbacks& callbacks);
 
 // Puts in the I/O APIC that a split interrupt chip leaves to us.
 void plug_in_io_apic(KvmGuest& guest);

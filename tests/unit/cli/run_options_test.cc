@@ -81,6 +81,9 @@ TEST(RunArguments, CpusAndKvm) {
   request.cpus = 4;
   request.accel = AccelChoice::kKvm;
   request.seed = "18446744073709551615";
+  request.pages = RamPages::kHuge;
+  request.pin_vcpus = "4-7";
+  request.vcpu_fifo = 10;
   expect_round_trip(request);
 }
 

@@ -3,6 +3,7 @@
 
 #include "host/run/core_registers.h"
 #include "host/run/cpu_flags.h"
+#include "host/run/host_use_options.h"
 
 namespace ktstr {
 namespace {
@@ -24,6 +25,53 @@ TEST(CoreRegisters, ComeBackAsTheyWere) {
   EXPECT_EQ(from_core(to_core(registers)), registers);
   EXPECT_EQ(to_core(registers).general[5], registers.rdi);
   EXPECT_EQ(from_core(VcpuRegistersOfCore()), VcpuRegisters());
+  registers.halted = true;
+  EXPECT_FALSE(from_core(to_core(registers)).halted);  // a core does not say it
+}
+
+TEST(HostUse, IsTheUsualOneUnlessAskedFor) {
+  const auto use = resolve_host_use({}, AccelChoice::kTcg, 4);
+  ASSERT_TRUE(use) << use.error().to_string();
+  EXPECT_EQ(*use, HostUse());
+  v1::MachineSpec machine;
+  describe_host_use(*use, machine);
+  EXPECT_FALSE(machine.has_host_use());
+}
+
+TEST(HostUse, PinsEachVcpu) {
+  RunRequest request;
+  request.pages = RamPages::kTransparent;
+  request.pin_vcpus = "2,5";
+  request.vcpu_fifo = 7;
+  const CpuSet allowed({1, 2, 5, 9});
+  auto use = resolve_host_use(request, AccelChoice::kKvm, 2, allowed);
+  ASSERT_TRUE(use) << use.error().to_string();
+  EXPECT_EQ(*use, (HostUse{.pages = RamPages::kTransparent, .vcpu_cpus = {2, 5}, .fifo_priority = 7}));
+  v1::MachineSpec machine;
+  describe_host_use(*use, machine);
+  EXPECT_EQ(machine.host_use().pages(), v1::MachineSpec::HostUse::TRANSPARENT);
+  EXPECT_EQ(machine.host_use().vcpu_cpus(1), 5u);
+  EXPECT_EQ(machine.host_use().fifo_priority(), 7u);
+  request.pin_vcpus = "all";
+  use = resolve_host_use(request, AccelChoice::kKvm, 3, allowed);
+  ASSERT_TRUE(use) << use.error().to_string();
+  EXPECT_EQ(use->vcpu_cpus, (std::vector<std::uint32_t>{1, 2, 5}));
+}
+
+TEST(HostUse, SaysWhatCannotBe) {
+  const CpuSet allowed({0, 1});
+  const auto error = [&](const char* pins, AccelChoice kind, std::uint32_t vcpus) {
+    RunRequest request;
+    request.pin_vcpus = pins;
+    const auto use = resolve_host_use(request, kind, vcpus, allowed);
+    return use ? "no error" : use.error().to_string();
+  };
+  EXPECT_NE(error("0-1", AccelChoice::kTcg, 2).find("--pin-vcpus is for the kvm machine"), std::string::npos);
+  EXPECT_NE(error("0", AccelChoice::kKvm, 2).find("1 host CPUs for 2 vCPUs"), std::string::npos);
+  EXPECT_NE(error("0-1", AccelChoice::kKvm, 1).find("2 host CPUs for 1 vCPUs"), std::string::npos);
+  EXPECT_NE(error("all", AccelChoice::kKvm, 3).find("2 host CPUs for 3 vCPUs"), std::string::npos);
+  EXPECT_NE(error("1-2", AccelChoice::kKvm, 2).find("may use the host's CPUs 0-1 only"), std::string::npos);
+  EXPECT_NE(error("x", AccelChoice::kKvm, 2).find("--pin-vcpus"), std::string::npos);
 }
 
 TEST(CpuFlags, AreSignedNames) {
