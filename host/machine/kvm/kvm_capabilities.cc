@@ -33,6 +33,8 @@ constexpr std::array kCapabilities{
     KTSTR_CAPABILITY(KVM_CAP_ADJUST_CLOCK, kRequired, "the guest's clock goes on while it is frozen"),
     KTSTR_CAPABILITY(KVM_CAP_KVMCLOCK_CTRL, kOptional,
                      "a long freeze looks like a soft lock-up to the guest"),
+    KTSTR_CAPABILITY(KVM_CAP_VCPU_ATTRIBUTES, kOptional,
+                     "a freeze lets the guest's clock go on by microseconds"),
     KTSTR_CAPABILITY(KVM_CAP_SET_GUEST_DEBUG, kOptional,
                      "no traps by hardware breakpoints: freezes at a scheduler's exit are late"),
     KTSTR_CAPABILITY(KVM_CAP_TSC_DEADLINE_TIMER, kOptional, "the guest's timers are less exact"),

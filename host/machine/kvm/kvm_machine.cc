@@ -83,7 +83,7 @@ Expected<void> KvmMachine::start() {
 Expected<void> KvmMachine::build() {
   if (auto enough = check_host_memory(spec_.memory_bytes, host_memory()); !enough) return enough;
   if (auto opened = bell_.open(-1, [this] { on_bell(); }); !opened) return opened;
-  auto guest = build_guest(spec_, command_line_.text,
+  auto guest = build_guest(spec_, command_line_.text, options_.host_use.pages,
                            {.power_off = [this] { post({.end = GuestEnd::kPoweredOff}); },
                             .reset = [this] { post({.end = GuestEnd::kReset}); },
                             .attention = [this] { bell_.ring(); }});
@@ -111,10 +111,10 @@ Expected<void> KvmMachine::build() {
         if (traps_wait_ && next == VcpuThreads::Next::kRun) look_for_sites(vcpu);
         return next;
       },
-      options_.threads);
+      {.host_cpus = options_.host_use.vcpu_cpus, .fifo_priority = options_.host_use.fifo_priority});
   if (!started) return started;
   clock_ = VcpuClock(getpid(), threads_->thread_ids());
-  return trap_addresses_.empty() ? Expected<void>() : apply_traps();
+  return trap_addresses_.empty() && watchpoints_.empty() ? Expected<void>() : apply_traps();
 }
 
 Expected<PauseReport> KvmMachine::pause(std::chrono::nanoseconds limit) {
@@ -129,8 +129,7 @@ Expected<PauseReport> KvmMachine::pause(std::chrono::nanoseconds limit) {
 
 void KvmMachine::hold_clock() {
   guest_->coalesced.drain();
-  held_clock_.reset();
-  if (const auto now = guest_->vm.clock()) held_clock_ = *now;
+  guest_clock_.hold(guest_->vm, guest_->vcpus);
 }
 
 Expected<void> KvmMachine::resume() {
@@ -141,15 +140,13 @@ Expected<void> KvmMachine::resume() {
     if (auto passed = traps_.pass(guest_->vcpus, guest_->vcpus[cpu], guest_->ram_view); !passed)
       return passed;
   }
-  // The guest's clock goes on where it stood. (KVM's own clock went on; a guest that saw the gap would find
-  // its tasks stalled.)
-  if (held_clock_) {
-    if (auto set = guest_->vm.set_clock(*std::exchange(held_clock_, std::nullopt)); !set) return set;
-    for (Vcpu& vcpu : guest_->vcpus) vcpu.note_pause();
-  }
-  if (pause_.missing.empty()) forget_hits();
+  // The guest's time goes on where it stood. (KVM's went on; a guest that saw the gap would find its tasks
+  // stalled.)
+  if (auto released = guest_clock_.release(guest_->vm, guest_->vcpus); !released) return released;
+  const bool more_writes = pause_.missing.empty() && forget_hits();
   state_ = State::kRunning;
   threads_->go();
+  if (more_writes) threads_->hold();
   // For what devices have put off.
   bell_.ring();
   return {};
@@ -167,12 +164,35 @@ Expected<void> KvmMachine::set_traps(std::vector<std::uint64_t> addresses) {
     trap_addresses_ = std::move(addresses);
     return {};
   }
+  return change_traps([&] { trap_addresses_ = std::move(addresses); });
+}
+
+Expected<void> KvmMachine::set_watchpoints(std::vector<Watchpoint> watchpoints) {
+  if (state_ == State::kEnded) return fail(ErrorCode::kHost, "cannot set watchpoints: the machine has ended");
+  if (watchpoints.size() > KvmTraps::kWatchpoints) {
+    return fail(ErrorCode::kUsage, fmt::format("{} watchpoints are more than the {} there can be",
+                                               watchpoints.size(), KvmTraps::kWatchpoints));
+  }
+  for (const Watchpoint& one : watchpoints) {
+    if ((one.size != 1 && one.size != 2 && one.size != 4 && one.size != 8) || one.address % one.size != 0)
+      return fail(ErrorCode::kUsage,
+                  fmt::format("no CPU can watch {} bytes at {:#x}: 1, 2, 4 or 8 at a multiple of that",
+                              one.size, one.address));
+  }
+  if (state_ == State::kCreated) {
+    watchpoints_ = std::move(watchpoints);
+    return {};
+  }
+  return change_traps([&] { watchpoints_ = std::move(watchpoints); });
+}
+
+Expected<void> KvmMachine::change_traps(const std::function<void()>& change) {
   const bool was_running = state_ == State::kRunning;
   if (was_running) {
     const auto paused = pause(kRendezvousLimit);
     if (!paused) return std::unexpected(paused.error());
   }
-  if (pause_.missing.empty()) trap_addresses_ = std::move(addresses);
+  if (pause_.missing.empty()) change();
   auto applied = pause_.missing.empty()
                      ? apply_traps()
                      : fail(ErrorCode::kHost, "cannot set traps: not all vCPUs could be stopped");
@@ -185,12 +205,13 @@ Expected<void> KvmMachine::set_traps(std::vector<std::uint64_t> addresses) {
 Expected<void> KvmMachine::apply_traps() {
   if (auto chosen = choose_trap_kind(); !chosen) return chosen;
   // A kernel that has not run yet has no tracing sites.
-  traps_wait_ = state_ == State::kCreated && !traps_.port_traps(trap_addresses_, 0).empty();
-  return traps_.set(guest_->vcpus, guest_->ram_view, trap_addresses_, {}, !traps_wait_);
+  traps_wait_ = state_ == State::kCreated && !traps_.port_traps(trap_addresses_, watchpoints_.size()).empty();
+  return traps_.set(guest_->vcpus, guest_->ram_view, trap_addresses_, watchpoints_, !traps_wait_);
 }
 
 void KvmMachine::look_for_sites(Vcpu& vcpu) {
-  if (!KvmTraps::sites_ready(vcpu, guest_->ram_view, traps_.port_traps(trap_addresses_, 0))) return;
+  if (!KvmTraps::sites_ready(vcpu, guest_->ram_view, traps_.port_traps(trap_addresses_, watchpoints_.size())))
+    return;
   if (traps_wait_.exchange(false)) post({.cpu = vcpu.index()});
 }
 
@@ -209,10 +230,9 @@ void KvmMachine::set_waiting_traps() {
 Expected<void> KvmMachine::choose_trap_kind() {
   if (!options_.traps) {
     options_.traps = TrapKind::kBreakpoint;
-    if (const auto work = breakpoints_work(); work && !*work) {
+    if (const auto defect = breakpoint_defect(); !defect.empty()) {
       options_.traps = TrapKind::kPort;
-      warnings_.emplace_back(
-          "hardware breakpoints do not arrive on this host: traps are written into the kernel's code");
+      warnings_.push_back(defect + ": traps are written into the kernel's code");
     }
   }
   traps_.set_kind(*options_.traps);
@@ -300,9 +320,20 @@ void KvmMachine::post(Message message) {
   bell_.ring();
 }
 
-void KvmMachine::forget_hits() {
+void KvmMachine::keep_writes(std::span<const Message> messages) {
   const std::lock_guard lock(messages_mutex_);
-  std::erase_if(messages_, [](const Message& message) { return message.hit.has_value(); });
+  for (const Message& message : messages)
+    if (message.hit->watchpoint) messages_.push_back(message);
+  if (messages_.empty() || state_ != State::kRunning || threads_->held()) return;
+  // Such a vCPU was let go just after it had asked all to stop.
+  threads_->hold();
+  bell_.ring();
+}
+
+bool KvmMachine::forget_hits() {
+  const std::lock_guard lock(messages_mutex_);
+  std::erase_if(messages_, [](const Message& message) { return message.hit && !message.hit->watchpoint; });
+  return std::ranges::any_of(messages_, [](const Message& message) { return message.hit.has_value(); });
 }
 
 void KvmMachine::on_bell() {
@@ -320,7 +351,10 @@ void KvmMachine::on_bell() {
   // those that hit while the machine was being paused.
   if (std::ranges::any_of(messages, [](const Message& message) { return !message.hit; }))
     return set_waiting_traps();
-  if (!messages.empty() && state_ == State::kRunning && threads_->held()) on_hit(messages.front());
+  const bool announce_first = !messages.empty() && state_ == State::kRunning && threads_->held();
+  // Those that have written do not do it again: their turn comes after the next resume.
+  keep_writes(std::span(messages).subspan(announce_first ? 1 : 0));
+  if (announce_first) on_hit(messages.front());
 }
 
 bool KvmMachine::drain() {
@@ -360,9 +394,12 @@ void KvmMachine::on_hit(const Message& message) {
   pause_ = threads_->wait_parked(kRendezvousLimit);
   state_ = State::kPaused;
   if (pause_.missing.empty()) hold_clock();
-  trapped_cpu_ = message.cpu;
-  announce({.kind = MachineEvent::Kind::kTrapped,
-            .detail = fmt::format("vCPU {} is at the trap {:#x}", message.cpu, message.hit->address),
+  const bool written = message.hit->watchpoint;
+  // One that has written is behind its instruction already.
+  if (!written) trapped_cpu_ = message.cpu;
+  announce({.kind = written ? MachineEvent::Kind::kWritten : MachineEvent::Kind::kTrapped,
+            .detail = fmt::format("vCPU {} {} {:#x}", message.cpu,
+                                  written ? "has written to" : "is at the trap", message.hit->address),
             .cpu = message.cpu,
             .address = message.hit->address,
             .pause = pause_});

@@ -11,12 +11,14 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/steady_timer.hpp>
 
+#include "host/machine/kvm/guest_clock.h"
 #include "host/machine/kvm/kvm_guest.h"
 #include "host/machine/kvm/kvm_traps.h"
 #include "host/machine/kvm/loop_bell.h"
@@ -29,7 +31,7 @@ namespace ktstr::kvm {
 
 struct KvmMachineOptions {
   std::optional<TrapKind> traps = std::nullopt;  // nullopt: breakpoints where they work, else port traps
-  VcpuThreadOptions threads = {};
+  HostUse host_use = {};
 };
 
 // Beyond what Machine says:
@@ -60,6 +62,11 @@ class KvmMachine final : public Machine {
   Expected<PauseReport> pause(std::chrono::nanoseconds limit) override;
   Expected<void> resume() override;
   Expected<void> set_traps(std::vector<std::uint64_t> addresses) override;
+  // Replaces all watchpoints: the guest stops after an instruction on any vCPU that has written there, with
+  // the event kWritten. At most KvmTraps::kWatchpoints; each takes a debug register that a trap could have
+  // had. Before start, or any time later. Errors: kUsage for too many, a size that is not 1, 2, 4 or 8 and an
+  // address that is no multiple of it; kHost.
+  Expected<void> set_watchpoints(std::vector<Watchpoint> watchpoints);
   void stop() override;
 
   std::vector<RamRegion> ram() const override;
@@ -99,8 +106,12 @@ class KvmMachine final : public Machine {
   Expected<void> build();
   void post(Message message);
   void on_bell();
-  // All vCPUs are parked: those that were held at a trap hit it again when they run.
-  void forget_hits();
+  // All vCPUs are parked: those that were held at a trap hit it again when they run. Those that have written
+  // do not: true when there are such.
+  bool forget_hits();
+  void keep_writes(std::span<const Message> messages);
+  // Applies what `change` has set, on a running machine too.
+  Expected<void> change_traps(const std::function<void()>& change);
   void on_hit(const Message& message);
   void finish(const Message& message);
   void announce(const MachineEvent& event);
@@ -135,6 +146,7 @@ class KvmMachine final : public Machine {
   boost::asio::steady_timer look_at_writes_;
   KvmTraps traps_;
   std::vector<std::uint64_t> trap_addresses_;  // changed only while no vCPU runs
+  std::vector<Watchpoint> watchpoints_;        // likewise
   std::atomic<bool> traps_wait_ = false;       // for their sites
   std::unique_ptr<KvmGuest> guest_;
   bool serving_ = false;               // inside of serve_console()
@@ -144,7 +156,7 @@ class KvmMachine final : public Machine {
   std::mutex messages_mutex_;
   std::vector<Message> messages_;
   PauseReport pause_;                         // of the present pause
-  std::optional<std::uint64_t> held_clock_;   // the guest's clock then, ns
+  GuestClock guest_clock_;                    // held then, if all vCPUs came
   std::optional<std::uint32_t> trapped_cpu_;  // announced, stands at its trap
   mutable VcpuClock clock_;
 };

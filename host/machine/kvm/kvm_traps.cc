@@ -200,43 +200,166 @@ Expected<void> KvmTraps::pass(std::vector<Vcpu>& vcpus, Vcpu& vcpu, const GuestR
   return vcpu.set_general_registers(*regs);
 }
 
-// `nop; hlt` in real mode, with a breakpoint on the hlt: a KVM without its own interrupt chip exits at it.
-Expected<bool> breakpoints_work() {
-  constexpr std::uint64_t kCode = 0x1000;
-  constexpr std::array<unsigned char, 2> kProgram = {0x90, 0xf4};
+namespace {
+
+// A guest for trying the host's KVM: one vCPU, one page of RAM, and no interrupt chip, so that HLT is an
+// exit.
+struct TrialGuest {
+  static constexpr std::uint64_t kPage = 0x1000;  // its address, and its size
+  Vm vm;
+  Mapping page;
+  std::vector<Vcpu> vcpus;  // one
+
+  static Expected<TrialGuest> create();
+  template <typename T>
+  void put(std::uint64_t address, const T& value) {
+    std::memcpy(page.mutable_bytes().data() + (address - kPage), &value, sizeof(value));
+  }
+  // Changes what KVM_GET_SREGS gives.
+  template <typename Change>
+  Expected<void> change_special_registers(Change change);
+  Expected<std::uint32_t> run();  // its exit
+};
+
+Expected<TrialGuest> TrialGuest::create() {
   auto vm = Vm::create();
   if (!vm) return std::unexpected(std::move(vm.error()));
-  auto page = Mapping::map(-1, kCode, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+  auto page = Mapping::map(-1, kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
   if (!page) return std::unexpected(std::move(page.error()));
-  std::memcpy(page->mutable_bytes().data(), kProgram.data(), kProgram.size());
-  const RamRegion region = {.gpa = kCode, .host = page->mutable_bytes()};
+  const RamRegion region = {.gpa = kPage, .host = page->mutable_bytes()};
   if (auto set = vm->set_memory(std::span(&region, 1)); !set) return std::unexpected(std::move(set.error()));
-  std::vector<Vcpu> vcpus;
   auto vcpu = Vcpu::create(*vm, 0, 0);
   if (!vcpu) return std::unexpected(std::move(vcpu.error()));
-  vcpus.push_back(*std::move(vcpu));
+  TrialGuest guest{.vm = *std::move(vm), .page = *std::move(page), .vcpus = {}};
+  guest.vcpus.push_back(*std::move(vcpu));
+  return guest;
+}
+
+template <typename Change>
+Expected<void> TrialGuest::change_special_registers(Change change) {
   kvm_sregs special = {};
   if (auto got = KVM_CALL(vcpus[0].fd(), KVM_GET_SREGS, &special); !got)
     return std::unexpected(std::move(got.error()));
-  special.cs.base = 0;
-  special.cs.selector = 0;
+  change(special);
   if (auto set = KVM_CALL(vcpus[0].fd(), KVM_SET_SREGS, &special); !set)
     return std::unexpected(std::move(set.error()));
+  return {};
+}
+
+Expected<std::uint32_t> TrialGuest::run() {
+  int error = EINTR;
+  // A signal for somebody else may come.
+  for (int tries = 0; error == EINTR && tries < 100; ++tries) error = vcpus[0].enter();
+  if (error != 0)
+    return std::unexpected(Error::from_errno(ErrorCode::kHost, "KVM_RUN of the trial guest", error));
+  return vcpus[0].run().exit_reason;
+}
+
+constexpr std::uint64_t kTrialCode = TrialGuest::kPage + 0x800;
+
+// `nop; hlt` in real mode, with a breakpoint on the hlt.
+Expected<bool> try_breakpoint(TrialGuest& guest) {
+  guest.put(kTrialCode, std::array<unsigned char, 2>{0x90, 0xf4});
+  auto changed = guest.change_special_registers([](kvm_sregs& special) {
+    special.cs.base = 0;
+    special.cs.selector = 0;
+  });
+  if (!changed) return std::unexpected(std::move(changed.error()));
   kvm_regs regs = {};
-  regs.rip = kCode;
+  regs.rip = kTrialCode;
   regs.rflags = 2;
-  if (auto set = vcpus[0].set_general_registers(regs); !set) return std::unexpected(std::move(set.error()));
+  if (auto set = guest.vcpus[0].set_general_registers(regs); !set)
+    return std::unexpected(std::move(set.error()));
   KvmTraps traps;
-  if (auto set = traps.set(vcpus, {}, {kCode + 1}, {}); !set) return std::unexpected(std::move(set.error()));
-  if (const int error = vcpus[0].enter(); error != 0 && error != EINTR)
-    return std::unexpected(Error::from_errno(ErrorCode::kHost, "KVM_RUN of the trial guest", error));
-  if (vcpus[0].run().exit_reason != KVM_EXIT_DEBUG) return false;
+  if (auto set = traps.set(guest.vcpus, {}, {kTrialCode + 1}, {}); !set)
+    return std::unexpected(std::move(set.error()));
+  const auto first = guest.run();
+  if (!first) return std::unexpected(first.error());
+  if (*first != KVM_EXIT_DEBUG) return false;
   // KVM's emulator, on hosts without hardware virtualization, stops again at the same place.
-  if (auto passed = traps.pass(vcpus, vcpus[0], {}); !passed)
+  if (auto passed = traps.pass(guest.vcpus, guest.vcpus[0], {}); !passed)
     return std::unexpected(std::move(passed.error()));
-  if (const int error = vcpus[0].enter(); error != 0 && error != EINTR)
-    return std::unexpected(Error::from_errno(ErrorCode::kHost, "KVM_RUN of the trial guest", error));
-  return vcpus[0].run().exit_reason == KVM_EXIT_HLT;
+  const auto second = guest.run();
+  if (!second) return std::unexpected(second.error());
+  if (auto cleared = traps.set(guest.vcpus, {}, {}, {}); !cleared)
+    return std::unexpected(std::move(cleared.error()));
+  return *second == KVM_EXIT_HLT;
+}
+
+// A vCPU in 32-bit protected mode (real mode saves only 16 flags) gets an interrupt before its first
+// instruction. The handler halts at once and leaves the flags that were saved, uppermost on the stack.
+Expected<bool> try_interrupt(TrialGuest& guest) {
+  constexpr std::uint64_t kGdt = TrialGuest::kPage;
+  constexpr std::uint64_t kIdt = TrialGuest::kPage + 0x100;
+  constexpr std::uint64_t kHandler = TrialGuest::kPage + 0x900;
+  constexpr std::uint64_t kStack = 2 * TrialGuest::kPage;  // grows down
+  constexpr std::uint32_t kVector = 32;
+  constexpr std::uint16_t kCode = 8;
+  constexpr std::uint64_t kFlatCode = 0x00cf9b000000ffff;
+  constexpr std::uint64_t kInterruptGate = 0x00008e0000000000;
+  constexpr std::uint64_t kInterruptFlag = 1U << 9;
+  guest.put(kGdt + kCode, kFlatCode);
+  guest.put(kIdt + std::uint64_t{8} * kVector, kInterruptGate | std::uint64_t{kCode} << 16 | kHandler);
+  guest.put(kTrialCode, std::array<unsigned char, 2>{0x90, 0xf4});
+  guest.put(kHandler, std::uint8_t{0xf4});
+  auto changed = guest.change_special_registers([&](kvm_sregs& special) {
+    kvm_segment flat = {};
+    flat.limit = 0xffffffff;
+    flat.selector = kCode;
+    flat.type = 11;
+    flat.present = flat.s = flat.g = flat.db = 1;
+    special.cs = flat;
+    flat.selector = 2 * kCode;
+    flat.type = 3;
+    special.ds = special.es = special.fs = special.gs = special.ss = flat;
+    special.cr0 |= 1;  // PE
+    special.gdt = {.base = kGdt, .limit = 2 * 8 - 1, .padding = {}};
+    special.idt = {.base = kIdt, .limit = (kVector + 1) * 8 - 1, .padding = {}};
+  });
+  if (!changed) return std::unexpected(std::move(changed.error()));
+  kvm_regs regs = {};
+  regs.rip = kTrialCode;
+  regs.rsp = kStack;
+  regs.rflags = kInterruptFlag | 2;
+  if (auto set = guest.vcpus[0].set_general_registers(regs); !set)
+    return std::unexpected(std::move(set.error()));
+  kvm_interrupt interrupt = {.irq = kVector};
+  if (auto sent = KVM_CALL(guest.vcpus[0].fd(), KVM_INTERRUPT, &interrupt); !sent)
+    return std::unexpected(std::move(sent.error()));
+  const auto exit = guest.run();
+  if (!exit) return std::unexpected(exit.error());
+  const auto after = guest.vcpus[0].general_registers();
+  if (!after) return std::unexpected(after.error());
+  if (*exit != KVM_EXIT_HLT || after->rip != kHandler + 1)
+    return fail(ErrorCode::kHost, fmt::format("the trial guest did not take its interrupt: {} at {:#x}",
+                                              exit_name(*exit), after->rip));
+  std::uint32_t saved = 0;
+  std::memcpy(&saved, guest.page.bytes().data() + TrialGuest::kPage - sizeof(saved), sizeof(saved));
+  return (saved & kResumeFlag) == 0;
+}
+
+}  // namespace
+
+Expected<bool> breakpoints_work() {
+  auto guest = TrialGuest::create();
+  if (!guest) return std::unexpected(std::move(guest.error()));
+  return try_breakpoint(*guest);
+}
+
+Expected<bool> interrupts_keep_breakpoints() {
+  auto guest = TrialGuest::create();
+  if (!guest) return std::unexpected(std::move(guest.error()));
+  return try_interrupt(*guest);
+}
+
+std::string breakpoint_defect() {
+  auto guest = TrialGuest::create();
+  if (!guest) return {};
+  if (const auto arrive = try_breakpoint(*guest); arrive && !*arrive)
+    return "hardware breakpoints do not arrive on this host";
+  if (const auto kept = try_interrupt(*guest); kept && !*kept)
+    return "an interrupt makes this host's processor, an emulated one, pass by a hardware breakpoint";
+  return {};
 }
 
 }  // namespace ktstr::kvm

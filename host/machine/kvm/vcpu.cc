@@ -99,10 +99,8 @@ Expected<void> Vcpu::set_cpuid(std::span<const kvm_cpuid_entry2> cpuid) {
 Expected<void> Vcpu::set_msrs() {
   for (const auto& [index, value] :
        {std::pair{kMsrMiscEnable, kFastStrings}, std::pair{kMsrMtrrDefType, kMtrrEnabledWriteBack}}) {
-    OneMsr one;
-    one.entry = {.index = index, .reserved = 0, .data = value};
     // A host that does not know one of them does not need it.
-    [[maybe_unused]] const auto set = KVM_CALL(fd_.get(), KVM_SET_MSRS, &one);
+    [[maybe_unused]] const auto set = set_msr(index, value);
   }
   return {};
 }
@@ -240,6 +238,16 @@ Expected<std::uint64_t> Vcpu::msr(std::uint32_t index) const {
   if (!got) return std::unexpected(std::move(got.error()));
   if (*got != 1) return fail(ErrorCode::kHost, fmt::format("KVM does not give MSR {:#x}", index));
   return one.entry.data;
+}
+
+Expected<void> Vcpu::set_msr(std::uint32_t index, std::uint64_t value) {
+  OneMsr one;
+  one.entry = {.index = index, .reserved = 0, .data = value};
+  auto set = KVM_CALL(fd_.get(), KVM_SET_MSRS, &one);
+  if (!set) return std::unexpected(std::move(set.error()));
+  if (*set != 1)
+    return fail(ErrorCode::kHost, fmt::format("KVM does not take {:#x} for MSR {:#x}", value, index));
+  return {};
 }
 
 Expected<VcpuRegisters> Vcpu::registers() const {

@@ -51,6 +51,7 @@ class Vcpu {
   Expected<kvm_regs> general_registers() const;
   Expected<void> set_general_registers(const kvm_regs& regs);
   Expected<std::uint64_t> msr(std::uint32_t index) const;
+  Expected<void> set_msr(std::uint32_t index, std::uint64_t value);
   Expected<void> set_guest_debug(const kvm_guest_debug& debug);
   // Tells the guest's watchdogs that it was held (KVM_KVMCLOCK_CTRL); no error when the guest has no
   // kvm-clock yet.

@@ -197,11 +197,11 @@ Expected<void> Vm::send_message(const InterruptMessage& message) {
   return {};
 }
 
-Expected<std::uint64_t> Vm::clock() const {
+Expected<kvm_clock_data> Vm::clock() const {
   kvm_clock_data data = {};
   if (auto got = KVM_CALL(vm_.get(), KVM_GET_CLOCK, &data); !got)
     return std::unexpected(std::move(got.error()));
-  return data.clock;
+  return data;
 }
 
 Expected<void> Vm::set_clock(std::uint64_t nanoseconds) {

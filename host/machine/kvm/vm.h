@@ -56,8 +56,9 @@ class Vm {
   Expected<void> set_message_routes(std::span<const std::optional<InterruptMessage>> routes);
   Expected<void> send_message(const InterruptMessage& message);
 
-  // The guest's kvmclock, ns; api.rst 4.29, 4.30. Only with all vCPUs out of KVM_RUN.
-  Expected<std::uint64_t> clock() const;
+  // The guest's kvmclock, ns, and what else KVM_GET_CLOCK tells; api.rst 4.29, 4.30. Only with all vCPUs out
+  // of KVM_RUN.
+  Expected<kvm_clock_data> clock() const;
   Expected<void> set_clock(std::uint64_t nanoseconds);
 
   int fd() const { return vm_.get(); }

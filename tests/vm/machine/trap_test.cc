@@ -1,6 +1,7 @@
 // Traps, stops and the guest's clocks, with a real kernel. The trap is at __sys_setregid(rgid, egid), which
 // nobody but the test's PID 1 calls, with arguments that say which call it is (guest_init.c).
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstdio>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "host/kernel/symbol_sources.h"
+#include "host/machine/kvm/kvm_traps.h"
 #include "host/machine/tcg/tcg_machine.h"
 #include "tests/vm/machine/machine_harness.h"
 
@@ -20,6 +22,18 @@ using std::chrono::milliseconds;
 using std::chrono::seconds;
 using Clock = std::chrono::steady_clock;
 using Kind = MachineEvent::Kind;
+
+// Some processors, emulated ones, lose hits of breakpoints (host/machine/kvm/kvm_traps.h).
+#define KTSTR_NEEDS_EVERY_HIT()                                                     \
+  if (test_accel() == AccelChoice::kKvm && test_traps() == TrapKind::kBreakpoint && \
+      !kvm::breakpoint_defect().empty())                                            \
+  GTEST_SKIP() << kvm::breakpoint_defect()
+
+// Whether a trap may be at any instruction: a port trap needs a call site of the function tracer.
+bool traps_go_anywhere() {
+  if (test_accel() != AccelChoice::kKvm) return true;
+  return test_traps() ? *test_traps() == TrapKind::kBreakpoint : kvm::breakpoint_defect().empty();
+}
 
 double milliseconds_of(std::chrono::nanoseconds time) {
   return std::chrono::duration<double, std::milli>(time).count();
@@ -98,7 +112,7 @@ Call check_hit(MachineUnderTest& machine, const MachineEvent& event, std::uint64
 // The guest makes 20 calls on each vCPU; every one of them has to be seen, once and in order.
 void count_every_call(BootSpec boot, std::uint64_t trap, MachineOptions options = {}) {
   const std::uint32_t cpus = boot.topology.cpus();
-  MachineUnderTest machine(std::move(boot), options);
+  MachineUnderTest machine(std::move(boot), std::move(options));
   ASSERT_TRUE(machine->set_traps({trap}));
   ASSERT_TRUE(machine.start());
   std::vector<std::uint64_t> calls(cpus, 0);
@@ -132,6 +146,7 @@ TEST_F(TrapTest, EveryCallIsSeenOnOneVcpu) {
 }
 
 TEST_F(TrapTest, EveryCallIsSeenOnTwoVcpus) {
+  KTSTR_NEEDS_EVERY_HIT();
   count_every_call(spec("calls", 2), setregid());
 }
 
@@ -147,12 +162,25 @@ TEST_F(TrapTest, EveryCallIsSeenInADeterministicGuest) {
   count_every_call(std::move(boot), setregid());
 }
 
+// What a machine chooses by itself is what sees every hit.
+TEST_F(TrapTest, AMachineThatChoosesSaysWhyNotBreakpoints) {
+  if (test_accel() != AccelChoice::kKvm || test_traps()) GTEST_SKIP() << "of a kvm machine that chooses";
+  const std::string defect = kvm::breakpoint_defect();
+  MachineUnderTest machine(spec("calls", 1));
+  ASSERT_TRUE(machine->set_traps({setregid()}));
+  ASSERT_TRUE(machine.start());
+  bool said = false;
+  for (const std::string& one : machine->warnings())
+    said = said || one == defect + ": traps are written into the kernel's code";
+  EXPECT_EQ(said, !defect.empty()) << defect;
+}
+
 // Seconds of CLOCK_MONOTONIC in the last whole line "BEAT n seconds".
 double last_beat(const std::string& serial) {
   const std::size_t end = serial.rfind("\r\n");
   const std::size_t at = serial.rfind("BEAT ", end);
   if (end == std::string::npos || at == std::string::npos) return 0;
-  return std::atof(serial.c_str() + serial.find(' ', at + 5));
+  return std::strtod(serial.c_str() + serial.find(' ', at + 5), nullptr);
 }
 
 // In the timer's interrupt the vCPU has no timer, and the other one is idle: QEMU takes such a guest, while
@@ -218,7 +246,8 @@ TEST_F(TrapTest, TrapsAreSetAndRemovedWhileTheGuestRuns) {
       }
     }
     // Set and taken away in a paused guest; twice, because breakpoints of the stub stack.
-    ASSERT_TRUE(machine->set_traps({setregid(), setregid(), setregid() + 1}));
+    const std::uint64_t another = traps_go_anywhere() ? setregid() + 1 : address("__sys_setreuid");
+    ASSERT_TRUE(machine->set_traps({setregid(), setregid(), another}));
     ASSERT_TRUE(machine->set_traps({}));
     ASSERT_TRUE(machine->resume());
     const std::size_t length = machine.serial.size();
@@ -251,6 +280,7 @@ bool pause_at_trap(MachineUnderTest& machine, std::uint64_t trap, std::uint32_t 
 }
 
 TEST_F(TrapTest, AHitWhileWeStopTheGuestIsNotLost) {
+  KTSTR_NEEDS_EVERY_HIT();
   MachineUnderTest machine(spec("calls", 2));
   ASSERT_TRUE(machine->set_traps({setregid()}));
   ASSERT_TRUE(machine.start());
@@ -288,7 +318,7 @@ std::uint64_t find_hlt(Machine& machine, std::uint64_t idle) {
 
 // The step over `hlt` lasts until something wakes the vCPU: its timer does.
 void leave_hlt(BootSpec boot, std::uint64_t idle, MachineOptions options) {
-  MachineUnderTest machine(std::move(boot), options);
+  MachineUnderTest machine(std::move(boot), std::move(options));
   ASSERT_TRUE(machine.start());
   ASSERT_TRUE(machine.run_until_serial("BEAT 3"));
   const std::uint64_t hlt = find_hlt(*machine, idle);
@@ -305,6 +335,7 @@ void leave_hlt(BootSpec boot, std::uint64_t idle, MachineOptions options) {
 }
 
 TEST_F(TrapTest, ATrapAtHltIsLeftWhenTheVcpuIsWoken) {
+  if (!traps_go_anywhere()) GTEST_SKIP() << "not with port traps";
   leave_hlt(spec("beat"), address("pv_native_safe_halt"), {});
 }
 
@@ -325,8 +356,17 @@ TEST_F(TrapTest, TooManyTrapsAreRefusedAndTheOldOnesStay) {
   std::size_t seen = 0;
   const auto event = next_event(machine, seen);
   ASSERT_TRUE(event && event->kind == Kind::kTrapped) << machine.serial;
-  many.pop_back();
-  EXPECT_TRUE(machine->set_traps(many));
+  // Functions that this guest does not call.
+  many.clear();
+  static constexpr std::array kNames = {
+      "__x64_sys_setreuid",    "__x64_sys_setuid",      "__x64_sys_setgid",      "__x64_sys_setresuid",
+      "__x64_sys_setfsuid",    "__x64_sys_setfsgid",    "__x64_sys_sethostname", "__x64_sys_setdomainname",
+      "__x64_sys_getpriority", "__x64_sys_setpriority", "__x64_sys_acct",        "__x64_sys_chroot",
+      "__x64_sys_pivot_root",  "__x64_sys_swapon",      "__x64_sys_swapoff",     "__x64_sys_quotactl"};
+  for (const char* const name : kNames) many.push_back(address(name));
+  ASSERT_EQ(many.size(), kMaxTraps);
+  const auto most = machine->set_traps(many);
+  EXPECT_TRUE(most) << most.error().to_string();
   EXPECT_TRUE(machine->resume());
   const auto end = machine.run_to_end();
   ASSERT_TRUE(end);
@@ -418,18 +458,63 @@ void check_clocks(MachineUnderTest& machine, int count, std::chrono::nanoseconds
   // by which `before` is older than `begin`.
   EXPECT_LT(after.mono - before.mono, (elapsed - paused / 2).count());
   EXPECT_LT(std::abs(after.drift - before.drift), 1'000'000);
+  if (hold >= seconds(1)) {
+    EXPECT_LT(after.worst_mono, (hold / 2).count());
+    EXPECT_LT(after.worst_real, (hold / 2).count());
+  }
   EXPECT_EQ(machine.serial.find("BACKWARDS"), std::string::npos);
   EXPECT_TRUE(machine.events.empty());
 }
 
-TEST_F(TrapTest, ClocksOfTheGuestDoNotJumpOverPauses) {
-  MachineUnderTest machine(spec("clocks"));
-  ASSERT_TRUE(machine.start());
-  check_clocks(machine, 1, seconds(3));
-  check_clocks(machine, 100, milliseconds(30));
+// Where a host takes the CPU away between two readings, the watchdog of clock sources (7.2: "frequency skew")
+// finds microseconds, and gives up a TSC that nobody uses. A TSC that was not held with kvm-clock would
+// differ from it by the pause.
+void expect_no_skew(const std::string& serial) {
+  const std::size_t at = serial.find("due to frequency skew");
+  if (at == std::string::npos) return;
+  long long intervals[2] = {0, 0};
+  std::size_t line = at;
+  for (long long& interval : intervals) {
+    line = serial.find(" interval:", line + 1);
+    if (line == std::string::npos) return;  // not written yet
+    interval = std::atoll(serial.c_str() + line + std::strlen(" interval:"));
+  }
+  EXPECT_LT(std::abs(intervals[0] - intervals[1]), 10'000'000) << serial;
+}
+
+void expect_no_complaint(const MachineUnderTest& machine) {
   for (const char* complaint : {"unstable", "soft lockup", "rcu_sched", "rcu_preempt detected", "Oops"}) {
+    if (test_accel() == AccelChoice::kKvm && complaint == std::string_view("unstable")) continue;
     EXPECT_EQ(machine.serial.find(complaint), std::string::npos) << machine.serial;
   }
+  if (test_accel() == AccelChoice::kKvm) expect_no_skew(machine.serial);
+}
+
+// A guest in a loaded guest takes minutes to boot.
+bool boot_to_clocks(MachineUnderTest& machine) {
+  return machine.start() &&
+         machine.run_until([&] { return machine.serial.find("CLOCK ") != std::string::npos; },
+                           3 * kBootLimit);
+}
+
+TEST_F(TrapTest, ClocksOfTheGuestDoNotJumpOverPauses) {
+  MachineUnderTest machine(spec("clocks"));
+  ASSERT_TRUE(boot_to_clocks(machine)) << machine.serial;
+  check_clocks(machine, 1, seconds(3));
+  check_clocks(machine, 100, milliseconds(30));
+  expect_no_complaint(machine);
+}
+
+// Longer than the kernel's limit for a soft lock-up, 20 s.
+TEST_F(TrapTest, APauseOf25SecondsIsNoLockup) {
+  MachineUnderTest machine(spec("clocks"));
+  ASSERT_TRUE(boot_to_clocks(machine)) << machine.serial;
+  check_clocks(machine, 1, seconds(25));
+  // The watchdog looks every 4 s.
+  const long long resumed = next_clock_line(machine).mono;
+  while (!HasFailure() && next_clock_line(machine).mono < resumed + 5'000'000'000) {
+  }
+  expect_no_complaint(machine);
 }
 
 }  // namespace

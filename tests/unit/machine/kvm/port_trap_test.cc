@@ -162,6 +162,16 @@ TEST(PortTraps, TheBytesComeBack) {
   EXPECT_EQ(guest.number_at(kFunction), before);
 }
 
+// What they say depends on the host; that they come to an end does not.
+TEST(Breakpoints, TheTrialsHaveAnAnswer) {
+  NEEDS_KVM();
+  const auto arrive = breakpoints_work();
+  ASSERT_TRUE(arrive) << arrive.error().to_string();
+  const auto kept = interrupts_keep_breakpoints();
+  ASSERT_TRUE(kept) << kept.error().to_string();
+  EXPECT_EQ(breakpoint_defect().empty(), *arrive && *kept);
+}
+
 TEST(Watchpoints, StopAfterTheWrite) {
   NEEDS_KVM();
   if (const auto work = breakpoints_work(); !work || !*work)
