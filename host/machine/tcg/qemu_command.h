@@ -28,9 +28,6 @@ struct QemuFd {
 // Name of the virtio-serial port that carries frames (/sys/class/virtio-ports/*/name in the guest).
 inline constexpr const char* kFramesPortName = "ktstr.frames";
 
-// Of a deterministic machine: a netdev without a network and without a device, for an object that needs one.
-inline constexpr const char* kBeatNetwork = "beat";
-
 struct QemuCommandOptions {
   std::string binary = {};
   // Folders with QEMU's firmware (-L); empty: where the binary looks by itself.

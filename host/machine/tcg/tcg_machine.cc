@@ -163,8 +163,18 @@ Expected<void> TcgMachine::begin_guest() {
   if (auto had = check_cpu_flags(cpus->empty() ? nlohmann::json() : cpus->front()); !had) return had;
   clock_ = VcpuClock(child_->pid(), threads);
   registers_.assign(spec_.topology.cpus(), std::nullopt);
+  if (spec_.deterministic) {
+    if (auto kept = keep_on_one_cpu(); !kept) return kept;
+  }
   if (auto set = traps_.apply(kCommandLimit); !set) return set;
   return go_on();
+}
+
+Expected<void> TcgMachine::keep_on_one_cpu() {
+  auto taken = OneHostCpu::take();
+  if (!taken) return std::unexpected(std::move(taken.error()));
+  host_cpu_ = *std::move(taken);
+  return host_cpu_->confine(child_->pid());
 }
 
 // What tcg does not emulate, QEMU only warns of, and leaves out.
@@ -429,7 +439,6 @@ Expected<void> TcgMachine::resume() {
 
 Expected<void> TcgMachine::leave_trap() {
   if (!trapped_ || !traps_.wanted(trapped_->address)) return {};
-  if (auto bounded = bound_leaps(); !bounded) return bounded;
   const std::uint32_t cpu = trapped_->cpu;
   const auto before = registers(cpu);
   if (!before) return std::unexpected(before.error());
@@ -465,22 +474,7 @@ Expected<void> TcgMachine::step(std::uint32_t cpu) {
 // kernels. A network filter without a network has a timer that the guest does not see. It is there from the
 // first stop on, no earlier: whether the emulator's main loop or its vCPU thread serves it depends on the
 // host, and that a guest does see. So the first stop of a run may still leap.
-Expected<void> TcgMachine::bound_leaps() {
-  constexpr int kMicroseconds = 100'000;
-  if (!spec_.deterministic || !has_run_ || leaps_bounded_) return {};
-  const auto added = qmp_->execute("object-add",
-                                   {{"qom-type", "filter-buffer"},
-                                    {"id", "beat-timer"},
-                                    {"netdev", kBeatNetwork},
-                                    {"interval", kMicroseconds}},
-                                   kCommandLimit);
-  if (!added) return std::unexpected(added.error());
-  leaps_bounded_ = true;
-  return {};
-}
-
 Expected<void> TcgMachine::go_on() {
-  if (auto bounded = bound_leaps(); !bounded) return bounded;
   traps_.settle();
   const auto going = qmp_->execute("cont", {}, kCommandLimit);
   handle_events_later();
@@ -488,7 +482,6 @@ Expected<void> TcgMachine::go_on() {
   std::fill(registers_.begin(), registers_.end(), std::nullopt);
   trapped_.reset();
   state_ = State::kRunning;
-  has_run_ = true;
   return {};
 }
 

@@ -14,6 +14,7 @@
 #include "host/machine/tcg/guest_memory_files.h"
 #include "host/machine/tcg/guest_traps.h"
 #include "host/machine/tcg/kernel_arguments.h"
+#include "host/machine/tcg/one_host_cpu.h"
 #include "host/machine/tcg/qemu_finder.h"
 #include "host/machine/tcg/qemu_launch.h"
 #include "host/machine/tcg/qmp_client.h"
@@ -74,6 +75,7 @@ class TcgMachine : public Machine {
   Expected<void> launch();
   Expected<void> connect(LaunchedQemu& qemu);
   Expected<void> begin_guest();
+  Expected<void> keep_on_one_cpu();
   Expected<void> check_cpu_flags(const nlohmann::json& cpu);
   // What to say when QEMU did not come up.
   Error startup_error(Error&& error);
@@ -96,9 +98,6 @@ class TcgMachine : public Machine {
   Expected<void> leave_trap();
   Expected<void> step(std::uint32_t cpu);
   Expected<void> go_on();
-  // Of a deterministic guest that was stopped: keeps its clock from leaping while QEMU stops and continues
-  // it.
-  Expected<void> bound_leaps();
   // Drops the STOP events of stops that we asked for.
   void forget_own_stops();
   PauseReport empty_report() const;
@@ -123,6 +122,7 @@ class TcgMachine : public Machine {
 
   State state_ = State::kCreated;
   std::optional<ChildProcess> child_;
+  std::optional<OneHostCpu> host_cpu_;  // of a deterministic guest
   std::optional<QmpClient> qmp_;
   std::optional<GuestMemoryFiles> memory_;
   std::vector<RamRegion> ram_;
@@ -130,8 +130,6 @@ class TcgMachine : public Machine {
   std::string output_;                              // last words of QEMU
   boost::asio::posix::stream_descriptor qmp_watch_;
   boost::asio::posix::stream_descriptor exit_watch_;
-  bool has_run_ = false;           // the guest was continued once
-  bool leaps_bounded_ = false;     // see bound_leaps()
   bool own_stop_pending_ = false;  // a stop whose answer did not come in time
   std::vector<QmpEvent> events_;
   std::vector<std::optional<VcpuRegisters>> registers_;  // of the present pause
