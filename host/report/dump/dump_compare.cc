@@ -290,6 +290,13 @@ class Comparison {
     if (!a || !b || std::min(*a - *b, *b - *a) > tolerance_.time_ns) differ(field, ours, kernel);
   }
 
+  void same_but(std::uint64_t ignored, std::string_view field, const std::string& ours,
+                const std::string& kernel) {
+    const auto a = number<std::uint64_t>(ours);
+    const auto b = number<std::uint64_t>(kernel);
+    if (!a || !b || ((*a ^ *b) & ~ignored) != 0) differ(field, ours, kernel);
+  }
+
   void compare_fields(const KernelFields& ours, const KernelFields& kernel) {
     for (const auto& [key, value] : kernel) {
       const auto mine = ours.find(key);
@@ -297,6 +304,8 @@ class Comparison {
         differ(key, "absent", value);
       } else if (key == "ops_qseq" || key == "pnt_seq" || key == "ksync" || key == "qseq") {
         grown(key, mine->second, value);
+      } else if (key == "flags" && pid_ == 0) {
+        same_but(tolerance_.rq_flags, key, mine->second, value);
       } else if (key == "slice" || key == "dsq_vtime") {
         near(key, mine->second, value);
       } else {
