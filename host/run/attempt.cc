@@ -233,6 +233,7 @@ Evidence Attempt::evidence() const {
           .guard_trip = guard_trip_,
           .interrupted_by = interrupted_by_,
           .expected_build_id = plan_.kernel().build_id(),
+          .emulated = !machine_.emulator().path.empty(),
           .stopped_at_freeze = freezer_ != nullptr ? freezer_->stopped_by() : std::string()};
 }
 

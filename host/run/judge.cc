@@ -67,9 +67,10 @@ void look_at_machine(const Evidence& evidence, bool booted, Findings& findings) 
       break;
     case MachineEvent::Kind::kReset:
       if (evidence.session.phase() == Session::Phase::kBye) break;
-      findings.add(
-          booted ? ktstr::v1::KERNEL_PANIC : ktstr::v1::NO_BOOT,
-          make_reason("guest-reset", "the guest rebooted without a goodbye" + last_lines(evidence.console)));
+      findings.add(booted ? ktstr::v1::KERNEL_PANIC : ktstr::v1::NO_BOOT,
+                   make_reason("guest-reset", "the guest rebooted without a goodbye" +
+                                                  (detail.empty() ? std::string() : " (" + detail + ")") +
+                                                  last_lines(evidence.console)));
       break;
     case MachineEvent::Kind::kPoweredOff:
       if (evidence.session.phase() == Session::Phase::kBye) break;
@@ -154,7 +155,7 @@ Judgement judge(const Evidence& evidence) {
   const auto& guest_result = evidence.session.guest_result();
   Judgement judgement;
   Findings findings;
-  if (evidence.console.emulator_int3()) {
+  if (evidence.emulated && evidence.console.emulator_int3()) {
     judgement.emulator_fault = true;
     findings.add(
         ktstr::v1::HOST_TROUBLE,

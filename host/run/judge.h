@@ -32,6 +32,8 @@ struct Evidence {
   std::optional<GuardTrip> guard_trip;
   std::string interrupted_by;     // "SIGINT", "SIGTERM", ""
   std::string expected_build_id;  // of the image; "" unknown
+  // The CPUs are an emulator's, which has errors of its own.
+  bool emulated = true;
   // What the scheduler failed of, when the run was ended at its freeze; "" when it was not.
   std::string stopped_at_freeze = {};
 };

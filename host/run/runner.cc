@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <thread>
@@ -130,6 +131,13 @@ void describe_machine(ktstr::v1::HostSection& host, const Machine& machine, cons
   for (const std::string& warning : machine.warnings()) host.add_warnings(warning);
 }
 
+// Those that a machine got while it was started, ran and was stopped.
+void add_later_warnings(ktstr::v1::HostSection& host, const Machine& machine) {
+  const auto& known = host.warnings();
+  for (const std::string& warning : machine.warnings())
+    if (std::find(known.begin(), known.end(), warning) == known.end()) host.add_warnings(warning);
+}
+
 void describe_host(ktstr::v1::HostSection& host, const RunRequest& request, const Prepared& prepared) {
   host.set_started_at(rfc3339_now());
   for (const std::string& argument : request.argv) host.add_argv(argument);
@@ -177,6 +185,7 @@ Expected<Judgement> run_attempt(const RunContext& run, Machine& machine, ktstr::
   });
   auto ran = attempt.run();
   run.signals.set_handler({});
+  add_later_warnings(*result.mutable_host(), machine);
   if (!ran) return std::unexpected(std::move(ran.error()));
   *result.mutable_guest() = attempt.session().guest();
   *result.mutable_host()->mutable_frames() = attempt.session().stats();

@@ -1,5 +1,6 @@
 #include "host/machine/kvm/guest_ram.h"
 
+#include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,7 +20,8 @@ constexpr std::uint64_t kPage = 4096;
 
 Expected<Mapping> map_node(std::uint64_t bytes, RamPages pages) {
   // Huge pages are reserved now: one that is not there when the guest touches it ends the process (SIGBUS).
-  const int flags = MAP_PRIVATE | MAP_ANONYMOUS | (pages == RamPages::kHuge ? MAP_HUGETLB : MAP_NORESERVE);
+  const int flags =
+      MAP_PRIVATE | MAP_ANONYMOUS | (pages == RamPages::kHuge ? MAP_HUGETLB | MAP_HUGE_2MB : MAP_NORESERVE);
   auto mapping = Mapping::map(-1, bytes, PROT_READ | PROT_WRITE, flags);
   if (!mapping) {
     const std::string hint =
@@ -42,6 +44,13 @@ Expected<GuestRam> GuestRam::create(std::span<const std::uint64_t> node_bytes, R
   GuestRam ram;
   ram.pages_ = pages;
   ram.pieces_ = lay_out_ram(node_bytes, kLowRamEnd);
+  for (const std::uint64_t bytes : node_bytes) {
+    if (pages == RamPages::kHuge && bytes % (2 * kMiB) != 0) {
+      return fail(ErrorCode::kUsage,
+                  fmt::format("a node's memory has to be a multiple of 2 MiB for huge pages, not {}",
+                              format_size(bytes)));
+    }
+  }
   for (const std::uint64_t bytes : node_bytes) {
     auto mapping = map_node(bytes, pages);
     if (!mapping) return std::unexpected(std::move(mapping.error()));

@@ -45,9 +45,10 @@ class GuestBuilder {
   Expected<std::unique_ptr<KvmGuest>> build() {
     if (auto made = make_vm_and_memory(); !made) return std::unexpected(std::move(made.error()));
     for (const auto step :
-         {&GuestBuilder::connect_memory, &GuestBuilder::make_interrupt_chip, &GuestBuilder::load_kernel_files,
-          &GuestBuilder::write_acpi_tables, &GuestBuilder::plug_in_serial, &GuestBuilder::plug_in_power,
-          &GuestBuilder::plug_in_console, &GuestBuilder::make_vcpus, &GuestBuilder::collect_serial_writes}) {
+         {&GuestBuilder::check_vcpu_limits, &GuestBuilder::connect_memory, &GuestBuilder::make_interrupt_chip,
+          &GuestBuilder::load_kernel_files, &GuestBuilder::write_acpi_tables, &GuestBuilder::plug_in_serial,
+          &GuestBuilder::plug_in_power, &GuestBuilder::plug_in_console, &GuestBuilder::make_vcpus,
+          &GuestBuilder::collect_serial_writes}) {
       if (auto done = (this->*step)(); !done) return std::unexpected(std::move(done.error()));
     }
     return std::move(guest_);
@@ -128,6 +129,27 @@ class GuestBuilder {
     guest_->console_doorbell.reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!guest_->console_doorbell) return fail_errno(ErrorCode::kHost, "cannot make an eventfd");
     return guest_->vm.add_doorbell(kVirtioMmioGpa + VirtioMmio::kQueueNotify, guest_->console_doorbell.get());
+  }
+
+  // api.rst 4.7: a KVM that does not tell takes 4 vCPUs, and ids up to their number.
+  Expected<void> check_vcpu_limits() {
+    const auto limit = [this](int capability, std::uint32_t otherwise) {
+      const int told = guest_->vm.capability(capability);
+      return told > 0 ? static_cast<std::uint32_t>(told) : otherwise;
+    };
+    const std::uint32_t most = limit(KVM_CAP_MAX_VCPUS, limit(KVM_CAP_NR_VCPUS, 4));
+    if (spec_.topology.cpus() > most) {
+      return fail(ErrorCode::kHost, fmt::format("{} vCPUs are more than the {} that this host's KVM can have",
+                                                spec_.topology.cpus(), most));
+    }
+    const std::uint32_t ids = limit(KVM_CAP_MAX_VCPU_ID, most);
+    if (max_apic_id(spec_.topology) >= ids) {
+      return fail(
+          ErrorCode::kHost,
+          fmt::format("APIC id {}, of the topology's last CPU, is beyond the {} that this host's KVM takes",
+                      max_apic_id(spec_.topology), ids - 1));
+    }
+    return {};
   }
 
   Expected<void> make_vcpus() {

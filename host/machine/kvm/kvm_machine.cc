@@ -84,9 +84,9 @@ Expected<void> KvmMachine::build() {
   if (auto enough = check_host_memory(spec_.memory_bytes, host_memory()); !enough) return enough;
   if (auto opened = bell_.open(-1, [this] { on_bell(); }); !opened) return opened;
   auto guest = build_guest(spec_, command_line_.text, options_.host_use.pages,
-                           {.power_off = [this] { post({.end = GuestEnd::kPoweredOff}); },
-                            .reset = [this] { post({.end = GuestEnd::kReset}); },
-                            .attention = [this] { bell_.ring(); }});
+                           {.power_off = on_vcpu([this] { post({.end = GuestEnd::kPoweredOff}); }),
+                            .reset = on_vcpu([this] { post({.end = GuestEnd::kReset}); }),
+                            .attention = on_vcpu([this] { bell_.ring(); })});
   if (!guest) return std::unexpected(std::move(guest.error()));
   guest_ = *std::move(guest);
   guest_->console->set_receiver(kHvcPort, [this](std::span<const std::byte> bytes) {
@@ -98,11 +98,16 @@ Expected<void> KvmMachine::build() {
     return opened;
   exits_ = std::make_unique<VcpuExits>(
       *guest_, traps_,
-      ExitCallbacks{
-          .ended = [this](
-                       std::uint32_t cpu, GuestEnd end,
-                       std::string detail) { post({.cpu = cpu, .end = end, .detail = std::move(detail)}); },
-          .trapped = [this](std::uint32_t cpu, const TrapHit& hit) { post({.cpu = cpu, .hit = hit}); }});
+      ExitCallbacks{.ended =
+                        [this, there = there_](std::uint32_t cpu, GuestEnd end, std::string detail) {
+                          const std::lock_guard lock(there->mutex);
+                          if (there->machine) post({.cpu = cpu, .end = end, .detail = std::move(detail)});
+                        },
+                    .trapped =
+                        [this, there = there_](std::uint32_t cpu, const TrapHit& hit) {
+                          const std::lock_guard lock(there->mutex);
+                          if (there->machine) post({.cpu = cpu, .hit = hit});
+                        }});
   threads_ = std::make_unique<VcpuThreads>();
   auto started = threads_->start(
       guest_->vcpus,
@@ -137,8 +142,7 @@ Expected<void> KvmMachine::resume() {
   if (state_ != State::kPaused) return fail(ErrorCode::kHost, "cannot resume: the machine has ended");
   if (trapped_cpu_) {
     const std::uint32_t cpu = *std::exchange(trapped_cpu_, std::nullopt);
-    if (auto passed = traps_.pass(guest_->vcpus, guest_->vcpus[cpu], guest_->ram_view); !passed)
-      return passed;
+    if (auto passed = traps_.pass(guest_->vcpus[cpu], guest_->ram_view); !passed) return passed;
   }
   // The guest's time goes on where it stood. (KVM's went on; a guest that saw the gap would find its tasks
   // stalled.)
@@ -218,11 +222,15 @@ void KvmMachine::look_for_sites(Vcpu& vcpu) {
 void KvmMachine::set_waiting_traps() {
   const bool was_running = state_ == State::kRunning;
   if (was_running) {
+    // Asked for with the message; but a pause and a resume may have come in between.
+    threads_->hold();
     pause_ = threads_->wait_parked(kRendezvousLimit);
     state_ = State::kPaused;
     if (pause_.missing.empty()) hold_clock();
   }
-  auto done = apply_traps();
+  auto done = pause_.missing.empty()
+                  ? apply_traps()
+                  : fail(ErrorCode::kHost, "cannot set traps: not all vCPUs could be stopped");
   if (done && was_running) done = resume();
   if (!done) announce({.kind = MachineEvent::Kind::kPaused, .detail = done.error().to_string()});
 }
@@ -256,7 +264,10 @@ void KvmMachine::end_vcpus() {
   doorbell_.close();
   look_at_writes_.cancel();
   if (threads_ && !threads_->end()) {
-    // A vCPU is still in KVM_RUN and uses all of it.
+    // A vCPU is still in KVM_RUN and uses all of it, or has an exit answered and may call us when that is
+    // done.
+    const std::lock_guard lock(there_->mutex);
+    there_->machine = false;
     [[maybe_unused]] KvmGuest* const guest = guest_.release();
     [[maybe_unused]] VcpuExits* const exits = exits_.release();
     [[maybe_unused]] VcpuThreads* const threads = threads_.release();
@@ -309,6 +320,13 @@ Expected<void> KvmMachine::Frames::send(std::string_view bytes) {
 // ---------------------------------------------------------------------------------------------------------------------
 // What happens by itself
 
+std::function<void()> KvmMachine::on_vcpu(std::function<void()> call) {
+  return [there = there_, call = std::move(call)] {
+    const std::lock_guard lock(there->mutex);
+    if (there->machine) call();
+  };
+}
+
 // On a vCPU's thread. The others are asked to stop at once, not when the loop gets to it; and before the loop
 // hears of it, so that a message of machine that is not held is an old one.
 void KvmMachine::post(Message message) {
@@ -323,7 +341,7 @@ void KvmMachine::post(Message message) {
 void KvmMachine::keep_writes(std::span<const Message> messages) {
   const std::lock_guard lock(messages_mutex_);
   for (const Message& message : messages)
-    if (message.hit->watchpoint) messages_.push_back(message);
+    if (message.hit && message.hit->watchpoint) messages_.push_back(message);
   if (messages_.empty() || state_ != State::kRunning || threads_->held()) return;
   // Such a vCPU was let go just after it had asked all to stop.
   threads_->hold();
@@ -349,8 +367,10 @@ void KvmMachine::on_bell() {
     if (message.end) return finish(message);
   // Those that have hit besides the first are held before their traps, and hit again when they run; so do
   // those that hit while the machine was being paused.
-  if (std::ranges::any_of(messages, [](const Message& message) { return !message.hit; }))
+  if (std::ranges::any_of(messages, [](const Message& message) { return !message.hit; })) {
+    keep_writes(messages);
     return set_waiting_traps();
+  }
   const bool announce_first = !messages.empty() && state_ == State::kRunning && threads_->held();
   // Those that have written do not do it again: their turn comes after the next resume.
   keep_writes(std::span(messages).subspan(announce_first ? 1 : 0));
@@ -386,6 +406,10 @@ void KvmMachine::arm_look_at_writes() {
 void KvmMachine::drain_serial() {
   guest_->coalesced.drain();
   const std::string output = guest_->serial->take_output();
+  if (guest_->serial->dropped() > 0 && !console_lost_) {
+    console_lost_ = true;
+    warnings_.emplace_back("the guest wrote faster to its console than it could be read: a part is lost");
+  }
   if (!output.empty() && console_receiver_)
     console_receiver_(ConsolePort::kSerial, std::as_bytes(std::span(output)));
 }

@@ -105,6 +105,8 @@ class KvmMachine final : public Machine {
   bool alive() const { return state_ == State::kRunning || state_ == State::kPaused; }
   Expected<void> build();
   void post(Message message);
+  // For a call from a vCPU's thread: nothing happens once the machine has given that thread up.
+  std::function<void()> on_vcpu(std::function<void()> call);
   void on_bell();
   // All vCPUs are parked: those that were held at a trap hit it again when they run. Those that have written
   // do not: true when there are such.
@@ -149,10 +151,17 @@ class KvmMachine final : public Machine {
   std::vector<Watchpoint> watchpoints_;        // likewise
   std::atomic<bool> traps_wait_ = false;       // for their sites
   std::unique_ptr<KvmGuest> guest_;
+  bool console_lost_ = false;          // told already
   bool serving_ = false;               // inside of serve_console()
   std::unique_ptr<KvmGuest> retired_;  // stopped by a receiver meanwhile
   std::unique_ptr<VcpuExits> exits_;
   std::unique_ptr<VcpuThreads> threads_;
+  // Whether there is a machine for the threads to call. A thread that did not end outlives it.
+  struct There {
+    std::mutex mutex;
+    bool machine = true;
+  };
+  std::shared_ptr<There> there_ = std::make_shared<There>();
   std::mutex messages_mutex_;
   std::vector<Message> messages_;
   PauseReport pause_;                         // of the present pause

@@ -107,16 +107,22 @@ Expected<void> KvmTraps::set(std::vector<Vcpu>& vcpus, const GuestRamView& ram,
     return fail(ErrorCode::kHost, fmt::format("{} watchpoints are more than the {} that there can be",
                                               writes.size(), kWatchpoints));
   }
-  for (const Site& site : sites_) ram.write(site.gpa, site.original);
-  sites_.clear();
   const auto ports = port_traps(instructions, writes.size());
-  breakpoints_.assign(instructions.begin(), instructions.end() - static_cast<std::ptrdiff_t>(ports.size()));
-  watchpoints_ = writes;
+  // A site is known by what the kernel has there.
+  for (const Site& site : sites_) ram.write(site.gpa, site.original);
+  std::vector<Site> sites;
   for (const std::uint64_t address : sites_ready ? ports : ports.first(0)) {
     auto site = find_site(vcpus, ram, address);
-    if (!site) return std::unexpected(std::move(site.error()));
-    if (std::ranges::find(sites_, site->site, &Site::site) == sites_.end()) sites_.push_back(*site);
+    if (!site) {
+      // All stays as it was: the debug registers still have the old ones, whose hits must be known.
+      for (const Site& old : sites_) ram.write(old.gpa, kTrap);
+      return std::unexpected(std::move(site.error()));
+    }
+    if (std::ranges::find(sites, site->site, &Site::site) == sites.end()) sites.push_back(*site);
   }
+  breakpoints_.assign(instructions.begin(), instructions.end() - static_cast<std::ptrdiff_t>(ports.size()));
+  watchpoints_ = writes;
+  sites_ = std::move(sites);
   for (const Site& site : sites_) ram.write(site.gpa, kTrap);
   return set_registers(vcpus);
 }
@@ -144,12 +150,13 @@ Expected<void> KvmTraps::set_registers(std::vector<Vcpu>& vcpus) {
 
 std::optional<TrapHit> KvmTraps::debug_hit(Vcpu& vcpu) const {
   const kvm_debug_exit_arch& exit = vcpu.run().debug.arch;
-  // An instruction breakpoint tells itself by where the vCPU is; DR6 is not filled in by every KVM.
-  if (std::ranges::find(breakpoints_, exit.pc) != breakpoints_.end()) return TrapHit{.address = exit.pc};
+  // A write comes first: the vCPU may stand at a breakpoint behind it, and hits that one when it runs.
   for (std::size_t i = 0; i < watchpoints_.size(); ++i) {
     if ((exit.dr6 >> (breakpoints_.size() + i) & 1) != 0)
       return TrapHit{.address = watchpoints_[i].address, .watchpoint = true};
   }
+  // An instruction breakpoint tells itself by where the vCPU is; DR6 is not filled in by every KVM.
+  if (std::ranges::find(breakpoints_, exit.pc) != breakpoints_.end()) return TrapHit{.address = exit.pc};
   return std::nullopt;
 }
 
@@ -176,7 +183,7 @@ std::optional<TrapHit> KvmTraps::port_hit(Vcpu& vcpu) const {
   return TrapHit{.address = site->address};
 }
 
-Expected<void> KvmTraps::pass(std::vector<Vcpu>& vcpus, Vcpu& vcpu, const GuestRamView& ram) const {
+Expected<void> KvmTraps::pass(Vcpu& vcpu, const GuestRamView& ram) const {
   auto regs = vcpu.general_registers();
   if (!regs) return std::unexpected(std::move(regs.error()));
   if (std::ranges::find(breakpoints_, regs->rip) != breakpoints_.end()) {
@@ -191,7 +198,8 @@ Expected<void> KvmTraps::pass(std::vector<Vcpu>& vcpus, Vcpu& vcpu, const GuestR
     std::int32_t distance = 0;
     std::memcpy(&distance, site->original.data() + 1, sizeof(distance));
     regs->rsp -= sizeof(next);
-    const auto stack = translate(vcpus, regs->rsp);
+    // By its own page tables: another vCPU may not have stopped, and KVM would wait for it.
+    const auto stack = translate(std::span(&vcpu, 1), regs->rsp);
     if (!stack || !ram.write(*stack, std::as_bytes(std::span(&next, 1))))
       return fail(ErrorCode::kHost,
                   fmt::format("cannot make the call at {:#x}: its stack is no RAM", site->site));
@@ -277,7 +285,7 @@ Expected<bool> try_breakpoint(TrialGuest& guest) {
   if (!first) return std::unexpected(first.error());
   if (*first != KVM_EXIT_DEBUG) return false;
   // KVM's emulator, on hosts without hardware virtualization, stops again at the same place.
-  if (auto passed = traps.pass(guest.vcpus, guest.vcpus[0], {}); !passed)
+  if (auto passed = traps.pass(guest.vcpus[0], {}); !passed)
     return std::unexpected(std::move(passed.error()));
   const auto second = guest.run();
   if (!second) return std::unexpected(second.error());
@@ -355,8 +363,9 @@ Expected<bool> interrupts_keep_breakpoints() {
 std::string breakpoint_defect() {
   auto guest = TrialGuest::create();
   if (!guest) return {};
-  if (const auto arrive = try_breakpoint(*guest); arrive && !*arrive)
-    return "hardware breakpoints do not arrive on this host";
+  const auto arrive = try_breakpoint(*guest);
+  if (!arrive) return "hardware breakpoints cannot be tried on this host: " + arrive.error().to_string();
+  if (!*arrive) return "hardware breakpoints do not arrive on this host";
   if (const auto kept = try_interrupt(*guest); kept && !*kept)
     return "an interrupt makes this host's processor, an emulated one, pass by a hardware breakpoint";
   return {};

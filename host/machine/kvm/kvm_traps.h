@@ -83,7 +83,7 @@ class KvmTraps {
   std::optional<TrapHit> port_hit(Vcpu& vcpu) const;
 
   // Lets a vCPU whose hit was announced go past the instruction when it runs next.
-  Expected<void> pass(std::vector<Vcpu>& vcpus, Vcpu& vcpu, const GuestRamView& ram) const;
+  Expected<void> pass(Vcpu& vcpu, const GuestRamView& ram) const;
 
  private:
   struct Site {

@@ -284,6 +284,28 @@ Expected<void> Vcpu::set_guest_debug(const kvm_guest_debug& debug) {
   return {};
 }
 
+Expected<void> Vcpu::give_debug_exception(std::uint64_t dr6) {
+  constexpr std::uint64_t kOwn =
+      0xe000;  // BD, BS, BT: not of a breakpoint register, which are ours (SDM 3B, 18.2.3)
+  constexpr std::uint8_t kDebugVector = 1;
+  if ((dr6 & kOwn) == 0) return {};
+  kvm_debugregs registers = {};
+  if (auto got = KVM_CALL(fd_.get(), KVM_GET_DEBUGREGS, &registers); !got)
+    return std::unexpected(std::move(got.error()));
+  registers.dr6 |= dr6 & kOwn;
+  if (auto set = KVM_CALL(fd_.get(), KVM_SET_DEBUGREGS, &registers); !set)
+    return std::unexpected(std::move(set.error()));
+  kvm_vcpu_events events = {};
+  if (auto got = KVM_CALL(fd_.get(), KVM_GET_VCPU_EVENTS, &events); !got)
+    return std::unexpected(std::move(got.error()));
+  events.exception.injected = 1;
+  events.exception.nr = kDebugVector;
+  events.exception.has_error_code = 0;
+  if (auto set = KVM_CALL(fd_.get(), KVM_SET_VCPU_EVENTS, &events); !set)
+    return std::unexpected(std::move(set.error()));
+  return {};
+}
+
 void Vcpu::note_pause() {
   [[maybe_unused]] const auto noted = KVM_CALL(fd_.get(), KVM_KVMCLOCK_CTRL, 0);
 }

@@ -53,6 +53,9 @@ class Vcpu {
   Expected<std::uint64_t> msr(std::uint32_t index) const;
   Expected<void> set_msr(std::uint32_t index, std::uint64_t value);
   Expected<void> set_guest_debug(const kvm_guest_debug& debug);
+  // Hands the guest a debug exception that came to us because we use its debug registers; `dr6`: why, as KVM
+  // said. What is left in it of nothing but our own registers is dropped.
+  Expected<void> give_debug_exception(std::uint64_t dr6);
   // Tells the guest's watchdogs that it was held (KVM_KVMCLOCK_CTRL); no error when the guest has no
   // kvm-clock yet.
   void note_pause();

@@ -124,8 +124,12 @@ Next VcpuExits::memory_io(Vcpu& vcpu) {
 Next VcpuExits::debug(Vcpu& vcpu) {
   count(kTrap);
   const auto hit = traps_.debug_hit(vcpu);
-  // Of a trap that was just removed.
-  if (!hit) return Next::kRun;
+  if (!hit) {
+    // The guest's own (a single step of its debugger, a uprobe), or of a trap that was just removed.
+    if (auto given = vcpu.give_debug_exception(vcpu.run().debug.arch.dr6); !given)
+      return end(vcpu, GuestEnd::kFailed, given.error().to_string());
+    return Next::kRun;
+  }
   callbacks_.trapped(vcpu.index(), *hit);
   return Next::kPark;
 }

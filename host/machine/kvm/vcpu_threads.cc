@@ -151,6 +151,8 @@ void VcpuThreads::run_guest(Vcpu& vcpu, Slot& slot) {
   while (wish_ == Wish::kRun) {
     note_place(slot, VcpuWhereabouts::Place::kInKvm);
     const int error = vcpu.enter();
+    // One that was given up comes back to nothing but its own slot.
+    if (wish_ == Wish::kEnd) break;
     note_place(slot, VcpuWhereabouts::Place::kInExit);
     // EAGAIN: a vCPU that waited for its start-up interrupt has got it.
     if (error == EINTR || error == EAGAIN) continue;

@@ -47,7 +47,8 @@ class JudgeTest : public ::testing::Test {
                   .machine_end = machine_end_,
                   .guard_trip = guard_trip_,
                   .interrupted_by = interrupted_by_,
-                  .expected_build_id = "abcd"});
+                  .expected_build_id = "abcd",
+                  .emulated = emulated_});
   }
 
   FrameEncoder encoder_;
@@ -56,6 +57,7 @@ class JudgeTest : public ::testing::Test {
   std::optional<MachineEvent> machine_end_;
   std::optional<GuardTrip> guard_trip_;
   std::string interrupted_by_;
+  bool emulated_ = true;
 };
 
 TEST_F(JudgeTest, AWholeGoodRunPasses) {
@@ -122,6 +124,24 @@ TEST_F(JudgeTest, TheEmulatorsFaultIsNotTheKernels) {
   console("Oops: int3: 0000 [#1]\nCode: 00 <00>\nKernel panic - not syncing: Fatal exception\n");
   EXPECT_EQ(verdict().verdict, ktstr::v1::HOST_TROUBLE);
   EXPECT_TRUE(verdict().emulator_fault);
+}
+
+TEST_F(JudgeTest, ARealProcessorIsNotBlamedForTheKernelsBreakpoint) {
+  emulated_ = false;
+  hello();
+  console("Oops: int3: 0000 [#1]\nCode: 00 <00>\nKernel panic - not syncing: Fatal exception\n");
+  EXPECT_EQ(verdict().verdict, ktstr::v1::KERNEL_PANIC);
+  EXPECT_FALSE(verdict().emulator_fault);
+}
+
+TEST_F(JudgeTest, ATripleFaultsRegistersAreInTheReason) {
+  machine_end_ = MachineEvent{MachineEvent::Kind::kReset, "triple fault: vCPU 1: rip 0xffffffff81000000"};
+  EXPECT_EQ(verdict().verdict, ktstr::v1::NO_BOOT);
+  hello();
+  EXPECT_EQ(verdict().verdict, ktstr::v1::KERNEL_PANIC);
+  EXPECT_NE(verdict().reasons.at(0).text().find("(triple fault: vCPU 1: rip 0xffffffff81000000)"),
+            std::string::npos)
+      << verdict().reasons.at(0).text();
 }
 
 TEST_F(JudgeTest, TimeoutsAndBootTimeoutsDiffer) {

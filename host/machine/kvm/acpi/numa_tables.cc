@@ -15,6 +15,8 @@ constexpr std::uint8_t kSratRevision = 3;
 constexpr std::uint8_t kSlitRevision = 1;
 constexpr std::uint32_t kEnabled = 1;
 constexpr std::uint8_t kNoApicId = 0xff;
+// Too big for the kernel (MAX_LOCAL_APIC), which still notes the node (acpi_numa_x2apic_affinity_init()).
+constexpr std::uint32_t kNoX2ApicId = 0xfffffffe;
 
 void add_apic(TableWriter& srat, std::uint8_t id, std::uint32_t node) {
   srat.u8(kApicAffinity).u8(kApicAffinitySize);
@@ -43,7 +45,13 @@ std::vector<std::byte> make_srat(const CpuTopology& topology, std::span<const Ra
     const std::uint32_t node = cpu_place(topology, cpu).node;
     for (; next_node < node; ++next_node) {
       const bool memory_only = first_llc(topology, next_node) == first_llc(topology, next_node + 1);
-      if (memory_only) add_apic(srat, kNoApicId, next_node);
+      if (!memory_only) continue;
+      // Where there is a CPU 255, its number is no stand-in: the kernel would take the later entry's node.
+      if (max_apic_id(topology) < kFirstX2ApicId) {
+        add_apic(srat, kNoApicId, next_node);
+      } else {
+        add_x2apic(srat, kNoX2ApicId, next_node);
+      }
     }
     const std::uint32_t id = apic_id(topology, cpu);
     if (id < kFirstX2ApicId) {

@@ -136,6 +136,15 @@ TEST(GuestRam, HugePagesThatAreNotThereAreRefused) {
       << ram.error().to_string();
 }
 
+TEST(GuestRam, NodesOfHugePagesHaveWholeOnes) {
+  const std::array<std::uint64_t, 2> nodes = {214 * kMiB, 213 * kMiB};
+  const auto ram = GuestRam::create(nodes, RamPages::kHuge);
+  ASSERT_FALSE(ram);
+  EXPECT_EQ(ram.error().code(), ErrorCode::kUsage);
+  EXPECT_NE(ram.error().to_string().find("a multiple of 2 MiB for huge pages, not 213"), std::string::npos)
+      << ram.error().to_string();
+}
+
 TEST(GuestRam, MoreThanTheAddressSpaceIsRefused) {
   const std::array<std::uint64_t, 1> nodes = {std::uint64_t{1} << 48};
   const auto ram = GuestRam::create(nodes, RamPages::kNormal);

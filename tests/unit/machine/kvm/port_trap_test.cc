@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "host/machine/kvm/kvm_call.h"
 #include "tests/unit/machine/kvm/tiny_guest.h"
 
 namespace ktstr::kvm::tiny {
@@ -48,7 +49,7 @@ class Traps : public testing::TestWithParam<SiteKind> {
       // Before the function's first instruction: this call has had no effect yet, those before have.
       ASSERT_EQ(guest.number_at(kCalls + 8 * hit->cpu), passed[hit->cpu] + 1);
       ASSERT_EQ(guest.number_at(kBodies + 8 * hit->cpu), passed[hit->cpu]);
-      const auto pass = guest.traps.pass(guest.guest->vcpus, guest.vcpu(hit->cpu), guest.guest->ram_view);
+      const auto pass = guest.traps.pass(guest.vcpu(hit->cpu), guest.guest->ram_view);
       ASSERT_TRUE(pass) << pass.error().to_string();
       ++passed[hit->cpu];
       guest.go();
@@ -148,6 +149,21 @@ TEST(PortTraps, OnlyWhereThereIsASite) {
       << unmapped.error().to_string();
 }
 
+TEST(PortTraps, WhenOneCannotBeSetTheOthersStay) {
+  NEEDS_KVM();
+  TinyGuest guest;
+  put_callers(guest, SiteKind::kNop);
+  guest.traps.set_kind(TrapKind::kPort);
+  ASSERT_TRUE(guest.traps.set(guest.guest->vcpus, guest.guest->ram_view, {kFunction}, {}));
+  ASSERT_FALSE(guest.traps.set(guest.guest->vcpus, guest.guest->ram_view, {kCode, kFunction}, {}));
+  guest.start();
+  guest.go();
+  const auto hit = guest.wait_hit();
+  ASSERT_TRUE(hit);
+  EXPECT_EQ(hit->hit.address, kFunction);
+  ASSERT_TRUE(guest.hold().missing.empty());
+}
+
 TEST(PortTraps, TheBytesComeBack) {
   NEEDS_KVM();
   TinyGuest guest;
@@ -193,6 +209,30 @@ TEST(Watchpoints, StopAfterTheWrite) {
     EXPECT_EQ(guest.number_at(kData + 64), i);
     guest.go();
   }
+}
+
+// The guest's own single step, while its breakpoint registers are ours.
+TEST(Breakpoints, ADebugExceptionOfTheGuestsOwnGoesToTheGuest) {
+  NEEDS_KVM();
+  TinyGuest guest;
+  Vcpu& vcpu = guest.vcpu(0);
+  ASSERT_TRUE(vcpu.give_debug_exception(1U << 14));  // BS: a single step
+  kvm_vcpu_events events = {};
+  ASSERT_TRUE(KVM_CALL(vcpu.fd(), KVM_GET_VCPU_EVENTS, &events));
+  EXPECT_EQ(events.exception.injected + events.exception.pending, 1);
+  EXPECT_EQ(events.exception.nr, 1);
+  kvm_debugregs registers = {};
+  ASSERT_TRUE(KVM_CALL(vcpu.fd(), KVM_GET_DEBUGREGS, &registers));
+  EXPECT_NE(registers.dr6 & (1U << 14), 0u);
+}
+
+TEST(Breakpoints, WhatIsOfOurOwnRegistersDoesNotGoToTheGuest) {
+  NEEDS_KVM();
+  TinyGuest guest;
+  ASSERT_TRUE(guest.vcpu(0).give_debug_exception(1));
+  kvm_vcpu_events events = {};
+  ASSERT_TRUE(KVM_CALL(guest.vcpu(0).fd(), KVM_GET_VCPU_EVENTS, &events));
+  EXPECT_EQ(events.exception.injected, 0);
 }
 
 TEST(Watchpoints, NoMoreThanThree) {

@@ -202,6 +202,13 @@ bool limit_threads() {
   return syscall(SYS_capset, &header, data.data()) == 0;
 }
 
+TEST(SetUp, MoreVcpusThanKvmTakes) {
+  NEEDS_KVM();
+  const std::string text = try_start(
+      100'000, [] {}, [] {});
+  EXPECT_NE(text.find("100000 vCPUs are more than the "), std::string::npos) << text;
+}
+
 TEST(SetUp, TooFewThreads) {
   NEEDS_KVM();
   if (geteuid() != 0) GTEST_SKIP() << "needs root";

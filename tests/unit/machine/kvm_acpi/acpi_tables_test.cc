@@ -197,7 +197,10 @@ struct LinuxNuma {
     for (const View entry : entries(srat, 48)) {
       if (u8(entry, 0) == 0 && (u32(entry, 4) & 1) != 0)
         node_of_apic[u8(entry, 3)] = node(u8(entry, 2) + 256U * u8(entry, 9));
-      if (u8(entry, 0) == 2 && (u32(entry, 12) & 1) != 0) node_of_apic[u32(entry, 8)] = node(u32(entry, 4));
+      if (u8(entry, 0) != 2 || (u32(entry, 12) & 1) == 0) continue;
+      // The node counts also where the id is too big (MAX_LOCAL_APIC).
+      const std::uint32_t number = node(u32(entry, 4));
+      if (u32(entry, 8) < 32768) node_of_apic[u32(entry, 8)] = number;
     }
     for (const View entry : entries(srat, 48)) {
       if (u8(entry, 0) == 1 && (u32(entry, 28) & 1) != 0)
@@ -240,9 +243,13 @@ TEST(Srat, MemoryOnlyNodesKeepTheirNumbersBeforeNodesWithCpus) {
   for (std::uint32_t node = 0; node < 4; ++node) EXPECT_EQ(numa.node_of_domain.at(node), node);
   EXPECT_EQ(numa.node_of_apic.at(0), 1U);
   EXPECT_EQ(numa.node_of_apic.at(3), 3U);
-  // Where APIC id 255 is a real processor, its own entry comes later and wins.
-  const CpuTopology large{.numa_nodes = 2, .llcs = 300, .nodes = nodes_with({0, 300})};
-  EXPECT_EQ(LinuxNuma(tables_of(Machine(large)).at("SRAT")).node_of_apic.at(255), 1U);
+  // Where APIC id 255 is a real processor, it keeps its node, on whichever side the one without CPUs is.
+  const CpuTopology before{.numa_nodes = 2, .llcs = 300, .nodes = nodes_with({0, 300})};
+  EXPECT_EQ(LinuxNuma(tables_of(Machine(before)).at("SRAT")).node_of_apic.at(255), 1U);
+  const CpuTopology behind{.numa_nodes = 3, .llcs = 310, .nodes = nodes_with({300, 0, 10})};
+  const LinuxNuma found(tables_of(Machine(behind)).at("SRAT"));
+  EXPECT_EQ(found.node_of_apic.at(255), 0U);
+  EXPECT_EQ(found.node_of_apic.at(309), 2U);
 }
 
 TEST(Slit, HasTheMatrix) {
