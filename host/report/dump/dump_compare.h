@@ -56,8 +56,8 @@ struct CompareTolerance {
   std::uint64_t sequence = 16;
   // slice and dsq_vtime, ns; a slice shrinks, vtime grows.
   std::uint64_t time_ns = 0;
-  // Bits of a run queue's flags that come and go. SCX_RQ_CLK_VALID (kernel/sched/sched.h): its clock is valid,
-  // which it is only between taking and releasing the run queue's lock.
+  // Bits of a run queue's flags that come and go. SCX_RQ_CLK_VALID (kernel/sched/sched.h): its clock is
+  // valid, which it is only between taking and releasing the run queue's lock.
   std::uint64_t rq_flags = std::uint64_t{1} << 5;
 };
 
