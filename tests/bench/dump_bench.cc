@@ -195,7 +195,7 @@ std::string time_dumps(Steps& steps, const std::string& path, const KernelImage&
     });
     steps.take("text", [&] {
       DumpSink sink(DumpSink::to_string(text));
-      write_dump_text(dump, {}, sink);
+      write_dump_text(dump, {.all = true}, sink);
       return sink.finish();
     });
     steps.take("pb", [&] { return dump.SerializeToString(&pb); });

@@ -35,7 +35,8 @@ struct KernelDumpCpu {
   std::uint32_t cpu = 0;
   std::string curr_comm;
   std::int32_t curr_pid = 0;
-  KernelFields fields;  // of the CPU line, `class`, and the masks by name
+  // Of the CPU line and the lines right below it, `class`, and the masks by name.
+  KernelFields fields;
   std::vector<KernelDumpTask> tasks;
 };
 

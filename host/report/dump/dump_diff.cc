@@ -116,6 +116,13 @@ Values values_of(const Sched& s) {
   v.number("exit_info.kind", s.has_exit_info(), s.exit_info().kind());
   v.text("exit_info.reason", printable_utf8(s.exit_info().reason()));
   v.text("exit_info.msg", printable_utf8(s.exit_info().msg()));
+  for (const SchedCpu& c : s.cpus()) {
+    const std::string cpu = fmt::format("cpus[{}].", c.cpu());
+    if (c.has_cpus_to_kick()) v.text(cpu + "cpus_to_kick", c.cpus_to_kick());
+    if (c.has_cpus_to_kick_if_idle()) v.text(cpu + "cpus_to_kick_if_idle", c.cpus_to_kick_if_idle());
+    if (c.has_cpus_to_preempt()) v.text(cpu + "cpus_to_preempt", c.cpus_to_preempt());
+    if (c.has_cpus_to_wait()) v.text(cpu + "cpus_to_wait", c.cpus_to_wait());
+  }
   const std::map<std::string, std::uint64_t> events(s.events().begin(), s.events().end());
   for (const auto& [name, count] : events) v.counter("events." + printable_utf8(name), true, count);
   return v;

@@ -2,66 +2,33 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <limits>
 #include <map>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "common/cpu_set.h"
+#include "common/kick_masks.h"
 #include "common/units.h"
 #include "host/report/dump/enum_names.h"
+#include "host/report/dump/member_text.h"
 #include "host/report/dump/safe_text.h"
+#include "host/report/dump/text_parts.h"
 
 namespace ktstr {
 namespace {
 
 using namespace ktstr::v1;
 
-constexpr double kNsPerMs = 1e6;
 constexpr int kUnnamedShown = 8;  // sleeping tasks named beside their count
-
-void title(DumpSink& sink, std::string_view text) {
-  sink.print("\n{}\n{:-<{}}\n", text, "", text.size());
-}
-
-std::string ms(std::uint64_t ns) {
-  return fmt::format("{:.3f} ms", static_cast<double>(ns) / kNsPerMs);
-}
-
-std::string joined(const std::vector<std::string>& words) {
-  return fmt::format("{}", fmt::join(words, " "));
-}
-
-std::string frame_text(const ktstr::v1::StackEntry& frame) {
-  std::string text =
-      frame.symbol().empty() ? fmt::format("{:#x}", frame.address()) : printable_utf8(frame.symbol());
-  if (frame.guess()) text += " (guess)";
-  return text;
-}
-
-template <typename Frames>
-void stack(DumpSink& sink, const Frames& frames, std::string_view prefix) {
-  for (const ktstr::v1::StackEntry& frame : frames) sink.print("{}{}\n", prefix, frame_text(frame));
-}
-
-template <typename Others>
-void others(DumpSink& sink, const Others& list, std::string_view prefix) {
-  for (const Other& other : list) {
-    sink.print("{}{} = {}\n", prefix, printable_utf8(other.name()), printable_utf8(other.value()));
-  }
-}
-
-std::string waiting(const Task& task) {
-  return task.has_waiting_ms() ? fmt::format(" waiting {}ms", task.waiting_ms()) : "";
-}
 
 // One line for one task.
 std::string brief(const Task& task) {
   std::string text =
       fmt::format("  {:<24} {:<2} cpu={:<3}", fmt::format("{}[{}]", printable_utf8(task.comm()), task.pid()),
                   printable_utf8(task.state_char()), task.has_cpu() ? fmt::format("{}", task.cpu()) : "?");
-  text += waiting(task);
+  text += waiting_text(task);
   if (!task.dsq_name().empty()) text += " on " + printable_utf8(task.dsq_name());
   if (!task.ops_state_name().empty()) {
     text +=
@@ -96,7 +63,8 @@ void header(const Dump& dump, DumpSink& sink) {
   sink.print("  guest time: jiffies={} clock={}ns HZ={}\n", h.jiffies(), h.clock_ns(), h.hz());
   if (h.frozen_ns() > 0) {
     sink.print("  rendezvous {}, frozen {}, of this copying {}; inspected in {} after the resume\n",
-               ms(h.rendezvous_ns()), ms(h.frozen_ns()), ms(h.capture_ns()), ms(h.inspect_ns()));
+               ms_text(h.rendezvous_ns()), ms_text(h.frozen_ns()), ms_text(h.capture_ns()),
+               ms_text(h.inspect_ns()));
   }
   if (h.vcpus_missing_size() > 0) {
     sink.print("  vCPUs that were not parked in time: {}\n", fmt::join(h.vcpus_missing(), ","));
@@ -109,7 +77,7 @@ void header(const Dump& dump, DumpSink& sink) {
 }
 
 void findings(const Dump& dump, DumpSink& sink) {
-  title(sink, "FINDINGS");
+  put_title(sink, "FINDINGS");
   if (dump.findings_size() == 0) sink.put("none\n");
   std::vector<const DumpFinding*> sorted;
   for (const DumpFinding& finding : dump.findings()) sorted.push_back(&finding);
@@ -158,37 +126,27 @@ void cause(const Dump& dump, const KernelLines& lines, DumpSink& sink) {
                info.read().empty() ? "" : ", read " + printable_utf8(info.read()));
   }
   sink.put("\nBacktrace:\n");
-  stack(sink, info.bt(), "  ");
+  put_stack(sink, info.bt(), "  ");
 }
 
-void cpu_tasks(const KernelLines& lines, const Cpu& cpu, DumpSink& sink) {
-  const std::vector<const Task*> tasks = lines.tasks_of(cpu);
-  const std::size_t on_list = KernelLines::runs_ext(cpu) ? 1 : 0;
-  for (std::size_t i = 0; i < tasks.size(); ++i) {
-    const bool current = i < on_list;
-    sink.put('\n');
-    if (tasks[i] == nullptr) {
-      const std::int32_t pid = current ? cpu.curr().pid() : cpu.runnable_list(static_cast<int>(i - on_list));
-      sink.print(" {}? [{}] is not among the tasks that were found\n", current ? '*' : ' ', pid);
-      continue;
-    }
-    for (const std::string& line : lines.task(*tasks[i], current)) sink.print("{}\n", line);
-    if (tasks[i]->stack_size() > 0) sink.put('\n');
-    stack(sink, tasks[i]->stack(), "    ");
-  }
-}
-
-void cpus(const Dump& dump, const KernelLines& lines, DumpSink& sink) {
-  title(sink, "CPU states");
-  // As the kernel does where it knows the CPU: that of the exit comes first.
+// As the kernel does where it knows them: CPUs whose tasks stalled come first, else that of the exit.
+std::vector<const Cpu*> kernel_order(const Dump& dump, const KernelLines& lines) {
   std::vector<const Cpu*> order;
   for (const Cpu& cpu : dump.cpus()) order.push_back(&cpu);
   const Sched* sched = lines.dumped_sched();
-  if (sched != nullptr && sched->exit_info().has_exit_cpu() && sched->exit_info().exit_cpu() >= 0) {
-    const auto first = static_cast<std::uint32_t>(sched->exit_info().exit_cpu());
-    std::stable_partition(order.begin(), order.end(), [&](const Cpu* cpu) { return cpu->cpu() == first; });
-  }
-  for (const Cpu* one : order) {
+  if (sched == nullptr) return order;
+  CpuSet first;
+  if (auto stalled = CpuSet::parse(sched->stall_cpus())) first = std::move(*stalled);
+  if (first.empty() && sched->exit_info().has_exit_cpu() && sched->exit_info().exit_cpu() >= 0)
+    first.insert(static_cast<std::uint32_t>(sched->exit_info().exit_cpu()));
+  std::stable_partition(order.begin(), order.end(),
+                        [&](const Cpu* cpu) { return first.contains(cpu->cpu()); });
+  return order;
+}
+
+void cpus(const Dump& dump, const KernelLines& lines, DumpSink& sink) {
+  put_title(sink, "CPU states");
+  for (const Cpu* one : kernel_order(dump, lines)) {
     const Cpu& cpu = *one;
     if (KernelLines::skipped(cpu)) {
       sink.print("\n{} idle\n", lines.cpu(cpu).front());
@@ -199,32 +157,24 @@ void cpus(const Dump& dump, const KernelLines& lines, DumpSink& sink) {
     if (!cpu.runnable_list_broken().empty()) {
       sink.print("  runnable_list is broken: {}\n", printable_utf8(cpu.runnable_list_broken()));
     }
-    cpu_tasks(lines, cpu, sink);
+    put_cpu_tasks(lines, cpu, sink);
   }
 }
 
 void events(const KernelLines& lines, DumpSink& sink) {
   const Sched* sched = lines.dumped_sched();
   if (sched == nullptr || sched->events_size() == 0) return;
-  title(sink, "Event counters");
+  put_title(sink, "Event counters");
   const std::map<std::string, std::uint64_t> sorted(sched->events().begin(), sched->events().end());
   for (const auto& [name, count] : sorted) sink.print("{:>40}: {:>16}\n", printable_utf8(name), count);
 }
 
-void vcpu_line(const Vcpu& vcpu, DumpSink& sink) {
-  sink.print("  vCPU {:<3} rip={} ({:#x}) rflags={:#x}{}{}{}{}\n", vcpu.cpu(),
-             vcpu.symbol().empty() ? "?" : printable_utf8(vcpu.symbol()), vcpu.rip(), vcpu.rflags(),
-             vcpu.user_mode() ? " user" : "", vcpu.interrupts_enabled() ? "" : " irqs-off",
-             vcpu.halted() ? " halted" : "",
-             vcpu.has_stopped_after_ns() ? " stopped after " + ms(vcpu.stopped_after_ns()) : "");
-}
-
 void vcpus(const Dump& dump, DumpSink& sink) {
-  title(sink, "vCPUs");
+  put_title(sink, "vCPUs");
   for (const Cpu& cpu : dump.cpus()) {
     if (!cpu.has_vcpu()) continue;
-    vcpu_line(cpu.vcpu(), sink);
-    stack(sink, cpu.stack(), "      ");
+    put_vcpu(cpu.vcpu(), sink);
+    put_stack(sink, cpu.stack(), "      ");
   }
 }
 
@@ -251,11 +201,11 @@ void sched_text(const Sched& sched, const EnumNames& names, const DumpTextOption
   add("aborting", sched.has_aborting(), sched.aborting());
   add("exit_kind", sched.has_exit_kind(), sched.exit_kind());
   if (!line.empty()) sink.print(" {}\n", line);
-  if (options.all) others(sink, sched.other(), "  other: ");
+  if (options.all) put_others(sink, sched.other(), "  other: ");
 }
 
 void schedulers(const Dump& dump, const EnumNames& names, const DumpTextOptions& options, DumpSink& sink) {
-  title(sink, "Schedulers");
+  put_title(sink, "Schedulers");
   const ScxGlobals& g = dump.globals();
   std::string line;
   if (g.has_scx_enable_state_var()) {
@@ -272,19 +222,24 @@ void schedulers(const Dump& dump, const EnumNames& names, const DumpTextOptions&
     line += fmt::format("; the watchdog ran {} ms ago", g.watchdog_ran_ms_ago());
   if (!line.empty()) sink.print("sched_ext:{}\n", line);
   // The second says nothing where a core has one thread: nobody clears its bits then.
-  sink.print("idle masks: cpu={} smt={}\n", g.idle_cpus().empty() ? "none" : printable_utf8(g.idle_cpus()),
-             g.idle_smt().empty() ? "none" : printable_utf8(g.idle_smt()));
+  const auto mask = [](bool has, const std::string& cpus) {
+    return !has ? std::string("?") : cpus.empty() ? std::string("none") : printable_utf8(cpus);
+  };
+  if (g.has_idle_cpus() || g.has_idle_smt()) {
+    sink.print("idle masks: cpu={} smt={}\n", mask(g.has_idle_cpus(), g.idle_cpus()),
+               mask(g.has_idle_smt(), g.idle_smt()));
+  }
   for (const Sched& sched : dump.scheds()) sched_text(sched, names, options, sink);
 }
 
 void dsqs(const Dump& dump, const DumpTextOptions& options, DumpSink& sink) {
-  title(sink, "Dispatch queues");
+  put_title(sink, "Dispatch queues");
   std::size_t empty = 0;
   for (const Dsq& dsq : dump.dsqs()) {
     const bool interesting = dsq.nr() > 0 || dsq.tasks_size() > 0 || dsq.problems_size() > 0;
     if (interesting || options.all || dsq.kind() == Dsq::USER) {
       write_dsq_text(dsq, sink);
-      if (options.all) others(sink, dsq.other(), "  other: ");
+      if (options.all) put_others(sink, dsq.other(), "  other: ");
     } else {
       ++empty;
     }
@@ -306,7 +261,7 @@ constexpr std::array<Group, 8> kGroups = {{{Task::RUNNING, "Running"},
                                            {Task::SLEEPING, "Sleeping"}}};
 
 void task_groups(const Dump& dump, const DumpTextOptions& options, DumpSink& sink) {
-  title(sink, "Tasks");
+  put_title(sink, "Tasks");
   for (const Group& group : kGroups) {
     std::vector<const Task*> tasks;
     for (const Task& task : dump.tasks()) {
@@ -334,17 +289,26 @@ void task_groups(const Dump& dump, const DumpTextOptions& options, DumpSink& sin
 
 void kick_waits(const Dump& dump, DumpSink& sink) {
   bool first = true;
-  for (const Cpu& cpu : dump.cpus()) {
+  const auto line = [&](const Cpu& cpu, const std::string& mask, const std::string& whose) {
     // Numbers of waits that are over stay in kick_syncs.
-    if (cpu.cpus_to_wait().empty()) continue;
+    if (mask.empty()) return;
     std::string who;
     for (int i = 0; i < cpu.kick_syncs_size(); ++i) {
       if (cpu.kick_syncs(i) != 0) who += fmt::format(" CPU {} (ksync {})", i, cpu.kick_syncs(i));
     }
-    if (first) title(sink, "Kick-wait");
+    if (first) put_title(sink, "Kick-wait");
     first = false;
-    sink.print("CPU {} waits for", cpu.cpu());
-    sink.print(" cpus_to_wait={}{}\n", printable_utf8(cpu.cpus_to_wait()), who);
+    sink.print("CPU {} waits for cpus_to_wait={}{}{}\n", cpu.cpu(), printable_utf8(mask), whose, who);
+  };
+  for (const Cpu& cpu : dump.cpus()) {
+    if (cpu.has_cpus_to_wait()) {
+      line(cpu, cpu.cpus_to_wait(), "");
+      continue;
+    }
+    for (const Sched& sched : dump.scheds()) {
+      line(cpu, kick_mask(cpu, &sched, KickMask::kWait),
+           dump.scheds_size() > 1 ? " of " + printable_utf8(sched.name()) : "");
+    }
   }
 }
 
@@ -352,10 +316,10 @@ void other_members(const Dump& dump, DumpSink& sink) {
   bool first = true;
   const auto block = [&](const std::string& name, const auto& list) {
     if (list.empty()) return;
-    if (first) title(sink, "Other members");
+    if (first) put_title(sink, "Other members");
     first = false;
     sink.print("{}\n", name);
-    others(sink, list, "  ");
+    put_others(sink, list, "  ");
   };
   for (const Cpu& cpu : dump.cpus()) block(fmt::format("CPU {}", cpu.cpu()), cpu.other());
   for (const Task& task : dump.tasks()) {
@@ -363,12 +327,38 @@ void other_members(const Dump& dump, DumpSink& sink) {
   }
 }
 
+// Whatever the sections above leave out of the objects that are not many.
+void all_members(const Dump& dump, const EnumNames& names, DumpSink& sink) {
+  put_title(sink, "All members");
+  sink.put("sched_ext\n");
+  put_members(sink, dump.globals(), names, "  ", {});
+  for (const Sched& sched : dump.scheds()) {
+    const std::string who =
+        fmt::format("{} ({})", printable_utf8(sched.name()), printable_utf8(sched.place()));
+    sink.print("{}\n", who);
+    put_members(sink, sched, names, "  ", {"cpus", "events", "callbacks", "other", "bt", "dump"});
+    put_others(sink, sched.exit_info().other(), "  exit_info: ");
+    for (const SchedCpu& cpu : sched.cpus()) {
+      sink.print("{} on CPU {}\n", who, cpu.cpu());
+      put_members(sink, cpu, names, "  ", {"cpu"});
+    }
+  }
+  for (const Cpu& cpu : dump.cpus()) {
+    sink.print("CPU {}\n", cpu.cpu());
+    put_members(sink, cpu, names, "  ", {"cpu", "stack", "other"});
+  }
+  for (const TaskGroup& group : dump.task_groups()) {
+    sink.print("task group {:#x}\n", group.address());
+    put_members(sink, group, names, "  ", {"address"});
+  }
+}
+
 void absences_and_faults(const Dump& dump, DumpSink& sink) {
-  if (dump.absent_size() > 0) title(sink, "Absent");
+  if (dump.absent_size() > 0) put_title(sink, "Absent");
   for (const Absence& absence : dump.absent()) {
     sink.print("{}: {}\n", printable_utf8(absence.what()), printable_utf8(absence.reason()));
   }
-  if (dump.faults_size() > 0) title(sink, "Faults");
+  if (dump.faults_size() > 0) put_title(sink, "Faults");
   for (const DumpFault& fault : dump.faults()) {
     sink.print("{}: {}\n", printable_utf8(fault.path()), printable_utf8(fault.text()));
   }
@@ -390,56 +380,8 @@ void write_dump_text(const Dump& dump, const DumpTextOptions& options, DumpSink&
   task_groups(dump, options, sink);
   kick_waits(dump, sink);
   if (options.all) other_members(dump, sink);
+  if (options.all) all_members(dump, names, sink);
   absences_and_faults(dump, sink);
-}
-
-void write_dsq_text(const Dsq& dsq, DumpSink& sink) {
-  sink.print("{} id={:#x}", dsq.name().empty() ? "DSQ" : printable_utf8(dsq.name()), dsq.id());
-  if (dsq.has_nr()) sink.print(" nr={}", dsq.nr());
-  if (dsq.has_seq()) sink.print(" seq={}", dsq.seq());
-  if (dsq.priq_nodes() > 0) sink.print(" priq={}", dsq.priq_nodes());
-  if (dsq.cursors() > 0) sink.print(" cursors={}", dsq.cursors());
-  if (dsq.lock() != 0) sink.print(" lock={:#x}", dsq.lock());
-  sink.put('\n');
-  for (const std::string& problem : dsq.problems()) sink.print("  PROBLEM: {}\n", printable_utf8(problem));
-  for (const DsqEntry& entry : dsq.tasks()) {
-    sink.print("  {:>4} {}[{}] waiting {}ms dsq_vtime={} slice={}\n", entry.position(),
-               printable_utf8(entry.comm()), entry.pid(), entry.waiting_ms(), entry.dsq_vtime(),
-               entry.slice());
-  }
-}
-
-void write_cpu_text(const KernelLines& lines, const Cpu& cpu, DumpSink& sink) {
-  for (const std::string& line : lines.cpu(cpu)) sink.print("{}\n", line);
-  if (cpu.has_vcpu()) vcpu_line(cpu.vcpu(), sink);
-  stack(sink, cpu.stack(), "    ");
-  if (cpu.has_rq_nr_running()) {
-    sink.print("  rq: nr_running={} nr_switches={} clock={} cfs={} rt={} dl={}\n", cpu.rq_nr_running(),
-               cpu.nr_switches(), cpu.rq_clock(), cpu.cfs_nr_running(), cpu.rt_nr_running(),
-               cpu.dl_nr_running());
-  }
-  others(sink, cpu.other(), "  other: ");
-  cpu_tasks(lines, cpu, sink);
-}
-
-void write_task_text(const KernelLines& lines, const Task& task, DumpSink& sink) {
-  for (const std::string& line : lines.task(task, task.where() == Task::RUNNING)) sink.print("{}\n", line);
-  std::string where = Task::Where_Name(task.where());
-  std::transform(where.begin(), where.end(), where.begin(), [](char c) {
-    return c == '_' ? ' ' : c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
-  });
-  sink.print("      {}{}{} address={:#x} tgid={} class={} prio={} policy={}\n", where,
-             task.dsq_name().empty() ? "" : ": " + printable_utf8(task.dsq_name()), waiting(task),
-             task.address(), task.tgid(), printable_utf8(task.sched_class()), task.prio(), task.policy());
-  sink.print(
-      "      cpu={} wake_cpu={} on_cpu={} on_rq={} sum_exec_runtime={} nvcsw={} nivcsw={} run_delay={}\n",
-      task.cpu(), task.wake_cpu(), task.on_cpu(), task.on_rq(), task.sum_exec_runtime(), task.nvcsw(),
-      task.nivcsw(), task.run_delay());
-  if (!task.cgroup().empty()) sink.print("      cgroup={}\n", printable_utf8(task.cgroup()));
-  for (const std::string& list : task.found_on()) sink.print("      found on {}\n", printable_utf8(list));
-  others(sink, task.other(), "      other: ");
-  if (task.stack_size() > 0) sink.put('\n');
-  stack(sink, task.stack(), "    ");
 }
 
 }  // namespace ktstr

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "common/cpu_set.h"
+#include "common/kick_masks.h"
 #include "host/report/dump/enum_names.h"
 #include "host/report/dump/safe_text.h"
 
@@ -20,6 +21,7 @@ namespace {
 
 constexpr std::uint32_t kStateShift = 8;  // SCX_TASK_STATE_SHIFT, the same in all kernels so far
 constexpr std::uint64_t kMsPerSecond = 1000;
+constexpr std::int64_t kNsPerUs = 1000;
 
 std::string named(const ktstr::v1::TaskName& task) {
   return fmt::format("{}[{}]", printable_utf8(task.comm()), task.pid());
@@ -56,6 +58,9 @@ KernelLines::KernelLines(const Dump& dump) : dump_(dump), nr_cpu_ids_(dump.heade
     if (dumped_ == nullptr || (sched.address() != 0 && sched.address() == dump.header().trap_sched())) {
       dumped_ = &sched;
     }
+  }
+  for (const ktstr::v1::Dsq& dsq : dump.dsqs()) {
+    if (dsq.kind() == ktstr::v1::Dsq::RESCUE) rescues_.emplace(dsq.index(), dsq.nr());
   }
   by_address_.reserve(static_cast<std::size_t>(dump.tasks_size()));
   by_pid_.reserve(static_cast<std::size_t>(dump.tasks_size()));
@@ -94,17 +99,22 @@ std::vector<std::string> KernelLines::cpu(const Cpu& cpu) const {
   if (cpu.has_pnt_seq()) first += fmt::format(" pnt_seq={}", cpu.pnt_seq());
   if (cpu.has_kick_sync()) first += fmt::format(" ksync={}", cpu.kick_sync());
   lines.push_back(std::move(first));
+  if (cpu.has_rescue_budget()) lines.push_back(rescue(cpu));
   lines.push_back(
       fmt::format("          curr={} class={}", named(cpu.curr()), printable_utf8(cpu.curr_class())));
-  const auto mask = [&](std::string_view name, const std::string& cpus) {
-    if (!cpus.empty()) lines.push_back(fmt::format("  {:<15}: {}", name, bitmap_text(cpus, nr_cpu_ids_)));
-  };
-  mask("cpus_to_kick", cpu.cpus_to_kick());
-  mask("idle_to_kick", cpu.cpus_to_kick_if_idle());
-  mask("cpus_to_preempt", cpu.cpus_to_preempt());
-  mask("cpus_to_wait", cpu.cpus_to_wait());
-  mask("cpus_to_sync", cpu.cpus_to_sync());
+  for (const NamedKickMask& mask : kKickMasks) {
+    const std::string& cpus = kick_mask(cpu, dumped_, mask.which);
+    if (!cpus.empty())
+      lines.push_back(fmt::format("  {:<15}: {}", mask.name, bitmap_text(cpus, nr_cpu_ids_)));
+  }
   return lines;
+}
+
+std::string KernelLines::rescue(const Cpu& cpu) const {
+  const auto waiting = rescues_.find(cpu.cpu());
+  return fmt::format("          rescue={} budget={}us rescuing={}",
+                     waiting == rescues_.end() ? 0 : waiting->second, cpu.rescue_budget() / kNsPerUs,
+                     cpu.has_rescue_curr() ? named(cpu.rescue_curr()) : "none[-1]");
 }
 
 std::uint32_t KernelLines::state_mask(const Task& task) const {

@@ -26,8 +26,11 @@ class KernelLines {
  public:
   explicit KernelLines(const ktstr::v1::Dump& dump);
 
-  // "CPU 0   : nr_run=1 ...", "          curr=...", and a line for each mask that is not empty. No newlines.
+  // "CPU 0   : nr_run=1 ...", "          rescue=..." where the kernel rescues tasks, "          curr=...",
+  // and a line for each mask that is not empty. No newlines.
   std::vector<std::string> cpu(const ktstr::v1::Cpu& cpu) const;
+  // "          rescue=0 budget=0us rescuing=none[-1]" (scx_rescue_dump() since 7.3).
+  std::string rescue(const ktstr::v1::Cpu& cpu) const;
   // " *R comm[pid] +0ms" and the lines below it, without stack.
   std::vector<std::string> task(const ktstr::v1::Task& task, bool current) const;
 
@@ -65,6 +68,7 @@ class KernelLines {
   std::unordered_map<std::uint64_t, const ktstr::v1::Task*> by_address_;
   std::unordered_map<std::int32_t, const ktstr::v1::Task*> by_pid_;
   std::unordered_map<std::uint64_t, std::string> places_;
+  std::unordered_map<std::uint32_t, std::uint32_t> rescues_;  // length of the rescue DSQ, by CPU
 };
 
 }  // namespace ktstr

@@ -117,6 +117,41 @@ TEST(DumpCompare, EqualToTheLinesOf6_12FromTheLog) {
   EXPECT_TRUE(parse_kernel_dump(k6_12)->truncated);
 }
 
+TEST(DumpCompare, LinesAboutRescueAndThoseNobodyKnows) {
+  ktstr::v1::Dump ours = sample_dump();
+  ours.mutable_cpus(1)->set_rescue_budget(4'200'000);
+  ours.mutable_cpus(1)->mutable_rescue_curr()->set_comm("a b");
+  ours.mutable_cpus(1)->mutable_rescue_curr()->set_pid(77);
+  const std::string head = "          curr=kworker/1:0[30]";
+  const auto with = [&](const std::string& line) { return replaced(k7_2, head, line + "\n" + head); };
+  EXPECT_THAT(differences(ours, with("          rescue=0 budget=4200us rescuing=a b[77]")),
+              testing::IsEmpty());
+  EXPECT_THAT(differences(ours, with("          rescue=2 budget=4100us rescuing=none[-1]")),
+              testing::ElementsAre("CPU 1: budget is '4200us', the kernel's dump has '4100us'",
+                                   "CPU 1: rescue is '0', the kernel's dump has '2'",
+                                   "CPU 1: rescuing is 'a b[77]', the kernel's dump has 'none[-1]'"));
+  EXPECT_THAT(
+      differences(ours, with("          rescue=0 budget=4100us rescuing=a b[77]"), {.time_ns = 100'000}),
+      testing::IsEmpty());
+  EXPECT_THAT(differences(sample_dump(), with("          novelty=5")),
+              testing::ElementsAre("CPU 1: novelty is 'absent', the kernel's dump has '5'"));
+  // What a scheduler prints there is none of our business.
+  EXPECT_THAT(differences(sample_dump(), replaced(k7_2, "  cpus_to_kick   : 9\n",
+                                                  "  cpus_to_kick   : 9\n          mine=1\n")),
+              testing::IsEmpty());
+}
+
+TEST(DumpCompare, MasksOfTheScheduler) {
+  ktstr::v1::Dump ours = sample_dump();
+  ours.mutable_cpus(1)->clear_cpus_to_kick();
+  EXPECT_THAT(differences(ours, k7_2),
+              testing::ElementsAre("CPU 1: cpus_to_kick is 'absent', the kernel's dump has '9'"));
+  auto& cpu = *ours.mutable_scheds(0)->add_cpus();
+  cpu.set_cpu(1);
+  cpu.set_cpus_to_kick("0,3");
+  EXPECT_THAT(differences(ours, k7_2), testing::IsEmpty());
+}
+
 TEST(DumpCompare, SaysWhatDiffers) {
   const ktstr::v1::Dump ours = sample_dump();
   EXPECT_THAT(differences(ours, replaced(k7_2, "weight=100", "weight=200")),

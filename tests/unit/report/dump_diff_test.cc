@@ -24,8 +24,10 @@ TEST(DumpDiff, ADumpIsEqualToItself) {
 }
 
 TEST(DumpDiff, SaysWhatChangedWhere) {
-  const ktstr::v1::Dump before = sample_dump();
-  ktstr::v1::Dump after = sample_dump();
+  ktstr::v1::Dump before = sample_dump();
+  before.mutable_scheds(0)->add_cpus()->set_cpus_to_wait("");
+  ktstr::v1::Dump after = before;
+  after.mutable_scheds(0)->mutable_cpus(0)->set_cpus_to_wait("2");
   after.mutable_tasks(0)->set_where(ktstr::v1::Task::RUNNING);
   after.mutable_tasks(0)->clear_waiting_ms();
   after.mutable_tasks(1)->set_nvcsw(13);
@@ -43,6 +45,7 @@ TEST(DumpDiff, SaysWhatChangedWhere) {
       text,
       HasSubstr("user DSQ 0x7  seq: 55 -> 60 (+5); tasks out: on dsq]x[[101]; tasks in: on dsq]x[[102]\n"));
   EXPECT_THAT(text, HasSubstr("CPU 1  runnable_list in: 7\n"));
+  EXPECT_THAT(text, HasSubstr("cpus[0].cpus_to_wait: 2"));
   EXPECT_THAT(text, HasSubstr("events.SCX_EV_SELECT_CPU_FALLBACK: 12 -> 20 (+8)"));
 }
 

@@ -49,6 +49,9 @@ TEST(DumpJson, LeavesOutWhatIsNotSetButNotZero) {
   EXPECT_FALSE(task.contains("stack"));
   EXPECT_EQ(task["dsq"], "0x0");
   EXPECT_EQ(all["cpus"][2]["cpus_to_kick"], "");
+  // A kernel that has this mask elsewhere.
+  EXPECT_FALSE(all["cpus"][2].contains("cpus_to_wait"));
+  EXPECT_FALSE(all["cpus"][2].contains("deferred_reenq_users"));
 }
 
 TEST(DumpJson, TextOfTheGuestCannotBreakOut) {

@@ -82,6 +82,7 @@ Cpu& add_cpu(Dump& dump, std::uint32_t number, std::int32_t pid, const std::stri
   c.set_flags(1);
   c.set_cpu_released(false);
   c.set_kick_sync(40 + number);
+  c.set_cpus_to_kick("");
   c.set_idle(pid == 0);
   Vcpu& v = *c.mutable_vcpu();
   v.set_cpu(number);
