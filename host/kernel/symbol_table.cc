@@ -81,6 +81,15 @@ std::optional<std::uint64_t> SymbolTable::find(std::string_view wanted) const {
 }
 
 std::string SymbolTable::lacks(std::string_view name) const {
+  // Of several names one that is there after all, but more than once.
+  for (std::size_t begin = 0; begin < name.size();) {
+    const std::size_t end = std::min(name.find(", ", begin), name.size());
+    const std::string_view one = name.substr(begin, end - begin);
+    if (const std::size_t count = addresses(one).size(); count > 1)
+      return fmt::format("{} stands for {} symbols of the kernel, and which one is meant is not known", one,
+                         count);
+    begin = end + 2;
+  }
   if (source_ != SymbolSource::kImage) return fmt::format("the kernel has no symbol {}", name);
   return fmt::format(
       "it is not known where {} is: the kernel was built without CONFIG_KALLSYMS_ALL, so its image names "

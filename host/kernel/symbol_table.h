@@ -73,8 +73,8 @@ class SymbolTable {
   // The address of the symbol. Error kKernelLacks when there is no symbol of that name, or when it stands for
   // several addresses, which the message lists.
   Expected<std::uint64_t> address(std::string_view name) const;
-  // One sentence: that there is no symbol `name` (or none of several, separated by commas), and why that may
-  // be.
+  // One sentence: that there is no symbol `name` (or none of several, separated by ", "), and why that may
+  // be; or that there is more than one of that name.
   std::string lacks(std::string_view name) const;
   // The same as address(), nullopt in both cases.
   std::optional<std::uint64_t> find(std::string_view name) const;

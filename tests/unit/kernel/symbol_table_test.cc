@@ -49,6 +49,10 @@ TEST(SymbolTable, DoesNotGuessAmongAmbiguousNames) {
   EXPECT_EQ(address.error().message(),
             "the symbol 'same' is ambiguous: a test has 2 of that name, at 0xffffffff81000020, "
             "0xffffffff81000040");
+  EXPECT_EQ(table.lacks("same"),
+            "same stands for 2 symbols of the kernel, and which one is meant is not known");
+  EXPECT_EQ(table.lacks("nothing, same"), table.lacks("same"));
+  EXPECT_EQ(table.lacks("nothing"), "the kernel has no symbol nothing");
   // Twice at one address is no ambiguity.
   EXPECT_EQ(table.find("twin"), kBase + 0x10);
   EXPECT_EQ(table.count_ambiguous(), 1u);
