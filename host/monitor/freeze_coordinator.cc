@@ -311,8 +311,15 @@ Expected<void> FreezeCoordinator::freeze(const Stop& stop, bool go_on) {
     return dumper_.capture({memory(), registers, nullptr, std::nullopt}, stop.sched, std::move(arena_));
   }();
   const nanoseconds frozen = Clock::now() - stop.since;
-  if (captured && receivers_.on_stopped)
-    receivers_.on_stopped(dumps_ + 1, {memory(), registers, nullptr, std::nullopt});
+  if (captured && receivers_.on_stopped) {
+    auto core = receivers_.on_stopped(dumps_ + 1, {memory(), registers, nullptr, std::nullopt});
+    if (!core) {
+      const std::string lost = "no core: " + core.error().to_string();
+      note(lost);
+      std::string& incomplete = captured->objects.incomplete;
+      incomplete += (incomplete.empty() ? "" : "; ") + lost;
+    }
+  }
   if (go_on) {
     if (auto resumed = resume(stop.since); !resumed) note("cannot resume: " + resumed.error().to_string());
   }

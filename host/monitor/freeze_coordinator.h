@@ -47,8 +47,9 @@ class FreezeCoordinator {
   struct Receivers {
     // Takes a finished dump; `number` counts from 1.
     std::function<void(std::uint32_t number, ktstr::v1::Dump&& dump)> on_dump;
-    // The guest stands still, dump `number` is being taken. Whatever is done here prolongs that.
-    std::function<void(std::uint32_t number, const StoppedGuest& guest)> on_stopped = {};
+    // The guest stands still, dump `number` is being taken. Whatever is done here prolongs that. Writes what
+    // belongs to the dump and is made of the guest itself, a core; without it the dump is incomplete.
+    std::function<Expected<void>(std::uint32_t number, const StoppedGuest& guest)> on_stopped = {};
     // Something a person should know: what could not be done, and why.
     std::function<void(const std::string& text)> on_note;
     // The guest is, or was, stopped: a deterministic run is no function of its inputs from here on.

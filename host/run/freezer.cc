@@ -73,9 +73,10 @@ Expected<void> Freezer::begin(Machine& machine) {
           .no_kaslr = runs_where_linked(machine)},
       FreezeCoordinator::Receivers{
           .on_dump = [this](std::uint32_t number, ktstr::v1::Dump&& dump) { write(number, std::move(dump)); },
-          .on_stopped = request_.core ? [this](std::uint32_t number,
-                                               const StoppedGuest& guest) { write_core_file(number, guest); }
-                                      : std::function<void(std::uint32_t, const StoppedGuest&)>(),
+          .on_stopped = request_.core
+                            ? [this](std::uint32_t number,
+                                     const StoppedGuest& guest) { return write_core_file(number, guest); }
+                            : std::function<Expected<void>(std::uint32_t, const StoppedGuest&)>(),
           .on_note = [this](const std::string& text) { note(text); },
           .on_disturbance =
               [this](const std::string& why) {
@@ -133,7 +134,7 @@ void Freezer::end() {
   coordinator_.reset();
 }
 
-void Freezer::write_core_file(std::uint32_t number, const StoppedGuest& guest) {
+Expected<void> Freezer::write_core_file(std::uint32_t number, const StoppedGuest& guest) {
   CoreContents contents;
   for (const RamRegion& region : machine_->ram())
     contents.ranges.push_back({Gpa(region.gpa), region.host.size()});
@@ -143,8 +144,7 @@ void Freezer::write_core_file(std::uint32_t number, const StoppedGuest& guest) {
   contents.vmcoreinfo = vmcoreinfo;
   contents.direct_map = dumper_->location().page_offset_base;
   const auto path = folder_->path() / fmt::format("dump-{}.core", number + numbered_);
-  if (auto written = write_core(path.string(), guest.memory, contents); !written)
-    note("no core: " + written.error().to_string());
+  return write_core(path.string(), guest.memory, contents);
 }
 
 void Freezer::write(std::uint32_t number, ktstr::v1::Dump&& dump) {

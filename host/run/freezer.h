@@ -64,7 +64,7 @@ class Freezer {
   Expected<void> make_dumper();
   bool runs_where_linked(const Machine& machine) const;
   void write(std::uint32_t number, ktstr::v1::Dump&& dump);
-  void write_core_file(std::uint32_t number, const StoppedGuest& guest);
+  Expected<void> write_core_file(std::uint32_t number, const StoppedGuest& guest);
   void note(const std::string& text);
 
   const RunRequest& request_;

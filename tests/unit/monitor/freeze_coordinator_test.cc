@@ -38,7 +38,8 @@ class FreezeTest : public testing::Test {
     dumper_ = std::move(*dumper);
   }
 
-  FreezeCoordinator& coordinator(FreezeCoordinator::Options options = {}) {
+  using OnStopped = std::function<Expected<void>(std::uint32_t, const StoppedGuest&)>;
+  FreezeCoordinator& coordinator(FreezeCoordinator::Options options = {}, OnStopped on_stopped = {}) {
     coordinator_.emplace(
         machine_, *dumper_, options,
         FreezeCoordinator::Receivers{
@@ -47,6 +48,7 @@ class FreezeTest : public testing::Test {
                   EXPECT_EQ(number, dumps_.size() + 1);
                   dumps_.push_back(std::move(dump));
                 },
+            .on_stopped = std::move(on_stopped),
             .on_note = [this](const std::string& text) { notes_.push_back(text); },
             .on_disturbance = [this](const std::string& why) { disturbances_.push_back(why); }});
     return *coordinator_;
@@ -149,6 +151,23 @@ TEST_F(FreezeTest, AnErrorIsDumpedOnce) {
   EXPECT_TRUE(notes_.empty());
 }
 
+// As on a disk that is full.
+TEST_F(FreezeTest, ADumpWithoutItsCoreIsIncomplete) {
+  coordinator({}, [](std::uint32_t number, const StoppedGuest& guest) -> Expected<void> {
+    EXPECT_EQ(number, 1u);
+    EXPECT_EQ(guest.registers.size(), 4u);
+    return fail(ErrorCode::kHost, "no space left");
+  });
+  EXPECT_TRUE(hit(kClaim, kError));
+  EXPECT_TRUE(resumed());
+  coordinator_->finish();
+  ASSERT_EQ(dumps_.size(), 1u);
+  EXPECT_TRUE(dumps_[0].header().incomplete().starts_with("no core: ")) << dumps_[0].header().incomplete();
+  EXPECT_NE(dumps_[0].header().incomplete().find("no space left"), std::string::npos);
+  EXPECT_EQ(notes_.size(), 1u);
+  EXPECT_EQ(dumps_[0].cpus_size(), 4);
+}
+
 TEST_F(FreezeTest, ExitInfoOfTheBackstop) {
   coordinator();
   hit(kClaim, kError);
@@ -240,6 +259,8 @@ TEST_F(FreezeTest, OnDemand) {
       << header.vcpus_missing_where(0);
   EXPECT_EQ(dumps_[0].cpus(0).vcpu().stopped_after_ns(), 100u);
   EXPECT_FALSE(dumps_[0].cpus(1).vcpu().has_stopped_after_ns());
+  EXPECT_EQ(reason_of(dumps_[0], "Vcpu.stopped_after_ns"),
+            "nothing tells when vCPU 1-3 stopped; rendezvous_ns of the header is until all had");
   EXPECT_EQ(header.kernel_release(), kRelease);
   ASSERT_TRUE(coordinator_->dump_now("signal", false));
   EXPECT_EQ(machine_.calls.back(), "pause");
