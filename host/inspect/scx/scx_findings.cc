@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "common/cpu_set.h"
+#include "common/kick_masks.h"
 #include "host/inspect/scx/inspection.h"
 
 namespace ktstr {
@@ -150,29 +151,56 @@ class Findings {
   }
 
   void in_transit() {
-    std::vector<const Task*> tasks;
+    std::vector<const Task*> stuck, passing;
     for (const Task& task : in_.dump.tasks()) {
-      if (task.where() == Task::IN_TRANSIT) tasks.push_back(&task);
+      if (task.where() != Task::IN_TRANSIT) continue;
+      (task.has_waiting_ms() && task.waiting_ms() >= kBriefWaitMs ? stuck : passing).push_back(&task);
     }
+    between_owners(stuck, DumpFinding::WARNING);
+    between_owners(passing, DumpFinding::NOTE);
+  }
+
+  // A task passes from one owner to the next in microseconds, with the run queue locked.
+  void between_owners(std::vector<const Task*>& tasks, DumpFinding::Severity severity) {
     if (tasks.empty()) return;
-    auto& finding = add(DumpFinding::NOTE, "in-transit", "");
+    std::stable_sort(tasks.begin(), tasks.end(),
+                     [](const Task* a, const Task* b) { return a->waiting_ms() > b->waiting_ms(); });
+    auto& finding = add(severity, "in-transit", "");
     const std::string names = name_tasks(tasks, finding);
-    finding.set_text(fmt::format("{} between two owners (QUEUEING, DISPATCHING or moving to another CPU): {}",
-                                 tasks.size() == 1 ? "1 task is" : tasks_text(tasks.size()) + " are", names));
+    finding.set_text(
+        fmt::format("{} {}between two owners (QUEUEING, DISPATCHING or moving to another CPU): {}",
+                    tasks.size() == 1 ? "1 task is" : tasks_text(tasks.size()) + " are",
+                    severity == DumpFinding::WARNING ? "stuck " : "", names));
   }
 
   std::uint64_t sync_of(const Cpu& cpu) const {
     return cpu.has_kick_sync() ? cpu.kick_sync() : cpu.pnt_seq();
   }
 
+  // The CPUs that one waits for, on behalf of any scheduler.
+  CpuSet waited_for(const Cpu& cpu) const {
+    CpuSet all;
+    const auto add = [&](const std::string& mask) {
+      if (mask.empty()) return;
+      const auto set = CpuSet::parse(mask);
+      if (!set) return;
+      for (const std::uint32_t one : set->cpus()) all.insert(one);
+    };
+    add(kick_mask(cpu, nullptr, KickMask::kWait));
+    if (cpu.has_cpus_to_wait()) return all;
+    for (const auto& sched : in_.dump.scheds()) add(kick_mask(cpu, &sched, KickMask::kWait));
+    return all;
+  }
+
   // kick_cpus_irq_workfn(): a CPU that kicked others with SCX_KICK_WAIT waits until each one's number moves
   // on.
   void kick_waits() {
     for (const Cpu& cpu : in_.dump.cpus()) {
-      const auto targets = CpuSet::parse(cpu.cpus_to_wait());
-      if (!targets || targets->empty() || full("kick-wait")) continue;
+      if (full("kick-wait")) return;
+      const CpuSet targets = waited_for(cpu);
+      if (targets.empty()) continue;
       for (const Cpu& other : in_.dump.cpus()) {
-        if (!targets->contains(other.cpu())) continue;
+        if (!targets.contains(other.cpu())) continue;
         const int index = static_cast<int>(other.cpu());
         const bool moved = index < cpu.kick_syncs_size() && cpu.kick_syncs(index) != sync_of(other);
         if (moved) continue;

@@ -79,9 +79,10 @@ void FakeGuest::make_symbols() {
       variable(name);
     per_cpu_variable("direct_dispatch_task");
   }
-  if (options_.shape == Shape::kNew) {
-    for (const char* name : {"scx_root", "scx_sched_all", "scx_enable_state_var", "__scx_enabled",
-                             "scx_watchdog_interval", "scx_idle_global_masks"})
+  if (is_new()) {
+    for (const char* name :
+         {"scx_root", "scx_sched_all", "scx_enable_state_var", "__scx_enabled", "scx_watchdog_interval",
+          "scx_idle_global_masks", "scx_tasks_lock", "scx_watchdog_work"})
       variable(name);
     per_cpu_variable("scx_kick_syncs");
     per_cpu_variable("scx_locked_rq_state");
@@ -273,7 +274,7 @@ void FakeGuest::make_globals() {
     init_list(at(run_queue, "rq", "scx.runnable_list"));
     init_list(at(run_queue, "rq", "scx.ddsp_deferred_locals"));
     init_dsq(at(run_queue, "rq", "scx.local_dsq"), 0x8000000000000002, Kva());
-    if (options_.shape != Shape::kNew) continue;
+    if (!is_new()) continue;
     init_list(at(run_queue, "rq", "scx.deferred_reenq_locals"));
     init_dsq(at(run_queue, "rq", "scx.reject_dsq"), 0x8000000000000005, Kva());
     init_dsq(at(run_queue, "rq", "scx.rescue.dsq"), 0x8000000000000006, Kva());

@@ -157,7 +157,8 @@ class FakeGuest {
   void make_first_sched();
   Kva make_global_dsqs(Kva sched);
   Kva tree_of(const std::vector<Kva>& nodes, std::size_t first, std::size_t last, Kva parent);
-  bool has_scx() const { return options_.shape == Shape::kNew || options_.shape == Shape::kLegacy; }
+  bool is_new() const { return options_.shape == Shape::kNew || options_.shape == Shape::kNewer; }
+  bool has_scx() const { return is_new() || options_.shape == Shape::kLegacy; }
 
   FakeOptions options_;
   std::string btf_bytes_;

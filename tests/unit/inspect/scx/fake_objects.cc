@@ -16,7 +16,7 @@ constexpr std::size_t kBufferEntries = 8;
 // Schedulers
 
 void FakeGuest::make_first_sched() {
-  if (options_.shape == Shape::kNew) {
+  if (is_new()) {
     if (has_symbol("scx_sched_all")) init_list(symbol("scx_sched_all"));
     root_ = add_sched("fake", Kva());
     if (has_symbol("scx_root")) write(symbol("scx_root"), root_);
@@ -76,12 +76,11 @@ Kva FakeGuest::sched_cpu(Kva sched, std::uint32_t cpu) {
 }
 
 Kva FakeGuest::exit_info(Kva sched) {
-  return Kva(options_.shape == Shape::kNew ? get(sched, "scx_sched", "exit_info")
-                                           : read64(symbol("scx_exit_info")));
+  return Kva(is_new() ? get(sched, "scx_sched", "exit_info") : read64(symbol("scx_exit_info")));
 }
 
 void FakeGuest::fail_sched(Kva sched, std::uint32_t kind, std::string_view reason, std::string_view message) {
-  if (options_.shape == Shape::kNew)
+  if (is_new())
     set(sched, "scx_sched", "exit_kind.counter", kind);
   else
     write(symbol("scx_exit_kind"), kind);
@@ -135,7 +134,7 @@ void FakeGuest::hash_in(Kva buckets, std::uint32_t bucket, Kva dsq) {
 
 Kva FakeGuest::add_user_dsq(std::uint64_t id, Kva sched) {
   const Kva dsq = make("scx_dispatch_q");
-  init_dsq(dsq, id, sched.value() == 0 && options_.shape == Shape::kNew ? root_ : sched);
+  init_dsq(dsq, id, sched.value() == 0 && is_new() ? root_ : sched);
   hash_in(Kva(read64(hash_of(sched))), static_cast<std::uint32_t>(id % kBuckets), dsq);
   return dsq;
 }

@@ -13,7 +13,9 @@ using Members = std::vector<TypeMaker::Member>;
 
 class FakeTypes {
  public:
-  explicit FakeTypes(Shape shape) : shape_(shape) {}
+  FakeTypes(Shape shape, const FakeChanges& changes) : shape_(shape), changes_(changes) {
+    make_.without = changes.without;
+  }
 
   std::string make() {
     basics();
@@ -31,8 +33,9 @@ class FakeTypes {
   }
 
  private:
-  bool has_scx() const { return shape_ == Shape::kNew || shape_ == Shape::kLegacy; }
-  bool is_new() const { return shape_ == Shape::kNew; }
+  bool has_scx() const { return is_new() || shape_ == Shape::kLegacy; }
+  bool is_new() const { return shape_ == Shape::kNew || shape_ == Shape::kNewer; }
+  bool masks_in_sched() const { return shape_ == Shape::kNewer; }
   // `more` for kernels with struct scx_sched only.
   Members plus_new(Members members, const Members& more) const {
     if (is_new()) members.insert(members.end(), more.begin(), more.end());
@@ -52,6 +55,7 @@ class FakeTypes {
     text_ = make_.pointer(char_);
     list_ = make_.structure("list_head", {{"next", pointer_}, {"prev", pointer_}});
     llist_ = make_.structure("llist_head", {{"first", pointer_}});
+    for (const std::string& member : changes_.as_llist) make_.instead[member] = llist_;
     rb_node_ = make_.structure("rb_node",
                                {{"__rb_parent_color", u64_}, {"rb_right", pointer_}, {"rb_left", pointer_}});
     rb_root_ = make_.structure("rb_root", {{"rb_node", pointer_}});
@@ -151,6 +155,7 @@ class FakeTypes {
     make_.structure("css_set", {{"subsys", pointer_}, {"dfl_cgrp", pointer_}});
     make_.structure("cgroup", {{"flags", u64_}, {"kn", pointer_}});
     make_.structure("kernfs_node", {{"count", atomic_}, {"__parent", pointer_}, {"name", text_}});
+    task_group();
     make_.unite("thread_union", {{"stack", make_.array(u64_, 512)}});
     Members members = {{"thread_info", info},
                        {"__state", u32_},
@@ -181,9 +186,26 @@ class FakeTypes {
                           {"nivcsw", u64_},
                           {"comm", make_.array(char_, 16)},
                           {"cgroups", pointer_},
+                          {"sched_task_group", pointer_},
                           {"thread", thread}};
     members.insert(members.end(), more.begin(), more.end());
     make_.structure("task_struct", members);
+  }
+
+  void task_group() {
+    if (!is_new()) {
+      make_.structure("task_group", {{"shares", u64_}, {"scx_flags", u32_}, {"scx_weight", u32_}});
+      return;
+    }
+    const Type scx = make_.structure("scx_task_group", {{"sched", pointer_},
+                                                        {"flags", u32_},
+                                                        {"weight", u32_},
+                                                        {"bw_period_us", u64_},
+                                                        {"bw_quota_us", u64_},
+                                                        {"bw_burst_us", u64_},
+                                                        {"idle", bool_},
+                                                        {"novelty", u32_}});
+    make_.structure("task_group", {{"shares", u64_}, {"scx", scx}});
   }
 
   void rq() {
@@ -193,30 +215,35 @@ class FakeTypes {
                        {"curr", pointer_},    {"idle", pointer_},     {"clock", u64_},
                        {"cfs", cfs},          {"nr_iowait", atomic_}, {"online", s32_},
                        {"cpu", s32_}};
-    if (is_new()) members.push_back({"donor", pointer_});
+    if (is_new()) {
+      members.push_back({"donor", pointer_});
+      members.push_back({"next_class", pointer_});
+      members.push_back({"core_cookie", u64_});
+    }
     if (has_scx()) members.push_back({"scx", scx_rq()});
     const Type type = make_.structure("rq", members);
     make_.btf().variable("runqueues", type.id);
   }
 
+  Members kick_masks() const {
+    return {{"cpus_to_kick", mask_pointer_},
+            {"cpus_to_kick_if_idle", mask_pointer_},
+            {"cpus_to_preempt", mask_pointer_},
+            {"cpus_to_wait", mask_pointer_}};
+  }
+
   Type scx_rq() {
-    Members members = {{"local_dsq", queue_},
-                       {"runnable_list", list_},
-                       {"ddsp_deferred_locals", list_},
-                       {"ops_qseq", u64_},
-                       {"nr_running", u32_},
-                       {"cpuperf_target", u32_},
-                       {"cpu_released", bool_},
-                       {"flags", u32_},
-                       {"cpus_to_kick", mask_pointer_},
-                       {"cpus_to_kick_if_idle", mask_pointer_},
-                       {"cpus_to_preempt", mask_pointer_},
-                       {"cpus_to_wait", mask_pointer_}};
+    Members members = {{"local_dsq", queue_},   {"runnable_list", list_}, {"ddsp_deferred_locals", list_},
+                       {"ops_qseq", u64_},      {"nr_running", u32_},     {"cpuperf_target", u32_},
+                       {"cpu_released", bool_}, {"flags", u32_}};
+    const Members masks = masks_in_sched() ? Members() : kick_masks();
+    members.insert(members.end(), masks.begin(), masks.end());
     if (!is_new()) {
       members.push_back({"pnt_seq", u64_});
       return make_.structure("scx_rq", members);
     }
-    const Type rescue = make_.structure("scx_rescue", {{"dsq", queue_}, {"budget", u64_}});
+    const Type rescue =
+        make_.structure("scx_rescue", {{"dsq", queue_}, {"budget", s64_}, {"curr", pointer_}});
     return make_.structure("scx_rq", plus_new(std::move(members), {{"kick_sync", u64_},
                                                                    {"clock", u64_},
                                                                    {"nr_immed", u32_},
@@ -230,17 +257,18 @@ class FakeTypes {
 
   void scheduler() {
     const Type function = make_.pointer();
-    const Type ops = make_.structure("sched_ext_ops", plus_new({{"select_cpu", function},
-                                                                {"enqueue", function},
-                                                                {"dispatch", function},
-                                                                {"dispatch_max_batch", u32_},
-                                                                {"flags", u64_},
-                                                                {"timeout_ms", u32_},
-                                                                {"exit_dump_len", u32_},
-                                                                {"hotplug_seq", u64_},
-                                                                {"name", make_.array(char_, 128)},
-                                                                {"priv", pointer_}},
-                                                               {{"sub_cgroup_id", u64_}}));
+    const Type ops =
+        make_.structure("sched_ext_ops", plus_new({{"select_cpu", function},
+                                                   {"enqueue", function},
+                                                   {"dispatch", function},
+                                                   {"dispatch_max_batch", u32_},
+                                                   {"flags", u64_},
+                                                   {"timeout_ms", u32_},
+                                                   {"exit_dump_len", u32_},
+                                                   {"hotplug_seq", u64_},
+                                                   {"name", make_.array(char_, 128)},
+                                                   {"priv", pointer_}},
+                                                  {{"sub_cgroup_id", u64_}, {"novelty_us", u32_}}));
     make_.structure("scx_exit_info", plus_new({{"kind", s32_},
                                                {"exit_code", s64_},
                                                {"reason", text_},
@@ -256,13 +284,12 @@ class FakeTypes {
     if (!is_new()) return;
     make_.structure("scx_kick_syncs", {{"rcu", list_}, {"syncs", make_.array(u64_, 0)}});
     make_.structure("scx_sched_pnode", {{"pad", u64_}, {"global_dsq", queue_}});
-    make_.structure("scx_sched_pcpu", {{"sch", pointer_},
-                                       {"flags", u64_},
-                                       {"event_stats", events},
-                                       {"bypass_dsq", queue_},
-                                       {"bypass_host_seq", u32_},
-                                       {"novelty", u32_},
-                                       {"dsp_ctx", context_}});
+    Members per_cpu = {{"sch", pointer_},      {"flags", u64_},           {"event_stats", events},
+                       {"bypass_dsq", queue_}, {"bypass_host_seq", u32_}, {"novelty", u32_}};
+    const Members masks = masks_in_sched() ? kick_masks() : Members();
+    per_cpu.insert(per_cpu.end(), masks.begin(), masks.end());
+    per_cpu.push_back({"dsp_ctx", context_});
+    make_.structure("scx_sched_pcpu", per_cpu);
     make_.structure("scx_sched", {{"ops", ops},
                                   {"dsq_hash", table_},
                                   {"pnode", pointer_},
@@ -283,7 +310,12 @@ class FakeTypes {
                                   {"exit_info", pointer_},
                                   {"phase", phase_},
                                   {"novelty", s64_},
-                                  {"nested", make_.structure("", {{"inner", u16_}})}});
+                                  {"has_op", make_.array(u64_, 2)},
+                                  {"stall_cpus", mask_pointer_},
+                                  {"odd_cpus", mask_pointer_},
+                                  {"even_cpus", cpumask_},
+                                  {"nested", make_.structure("", {{"inner", u16_}})},
+                                  {"ancestors", make_.array(pointer_, 0)}});
   }
 
   void functions() {
@@ -298,6 +330,7 @@ class FakeTypes {
   }
 
   Shape shape_;
+  const FakeChanges& changes_;
   TypeMaker make_;
   Type bool_, char_, u8_, u16_, s32_, u32_, s64_, u64_, pointer_, text_;
   Type list_, llist_, rb_node_, rb_root_, atomic_, atomic64_, spinlock_, rt_lock_, cpumask_, mask_pointer_;
@@ -307,7 +340,11 @@ class FakeTypes {
 }  // namespace
 
 std::string make_fake_types(Shape shape) {
-  return FakeTypes(shape).make();
+  return make_fake_types(shape, {});
+}
+
+std::string make_fake_types(Shape shape, const FakeChanges& changes) {
+  return FakeTypes(shape, changes).make();
 }
 
 }  // namespace ktstr::test

@@ -1,6 +1,7 @@
 // Findings: each kind, where it must be and where it must not.
 #include <gtest/gtest.h>
 
+#include "common/kick_masks.h"
 #include "tests/unit/inspect/scx/dump_lookup.h"
 #include "tests/unit/inspect/scx/fake_guest.h"
 
@@ -11,7 +12,7 @@ using v1::DumpFinding;
 
 class ScxFindingsTest : public testing::Test {
  protected:
-  ScxFindingsTest() {
+  explicit ScxFindingsTest(Shape shape = Shape::kNew) : guest_{{.shape = shape}} {
     for (std::uint32_t cpu = 0; cpu < 4; ++cpu) busy(cpu);
   }
   // Gives a CPU something to run.
@@ -144,11 +145,22 @@ TEST_F(ScxFindingsTest, CountOfTheRunQueue) {
   EXPECT_EQ(found[0].text(), "CPU 0: scx.nr_running is 9, but 1 task is on the runnable list and one runs");
 }
 
-TEST_F(ScxFindingsTest, KickWait) {
+class ScxKickWaitTest : public ScxFindingsTest, public testing::WithParamInterface<Shape> {
+ protected:
+  ScxKickWaitTest() : ScxFindingsTest(GetParam()) {}
+};
+// Kick masks are in struct rq, or each scheduler has its own.
+INSTANTIATE_TEST_SUITE_P(Shapes, ScxKickWaitTest, testing::Values(Shape::kNew, Shape::kNewer));
+
+TEST_P(ScxKickWaitTest, KickWait) {
   // CPU 1 kicked CPU 2 and waits; CPU 3 moved on since.
   const Kva mask = guest_.alloc(8);
   guest_.write(mask, std::uint64_t{0b1100});
-  guest_.set(guest_.rq(1), "rq", "scx.cpus_to_wait", mask.value());
+  const bool in_sched = GetParam() == Shape::kNewer;
+  if (in_sched)
+    guest_.set(guest_.sched_cpu(guest_.root(), 1), "scx_sched_pcpu", "cpus_to_wait", mask.value());
+  else
+    guest_.set(guest_.rq(1), "rq", "scx.cpus_to_wait", mask.value());
   const Kva syncs = guest_.make("scx_kick_syncs", 8 * 4);
   for (std::uint64_t cpu = 0; cpu < 4; ++cpu) {
     guest_.write(guest_.at(syncs, "scx_kick_syncs", "syncs") + 8 * cpu, std::uint64_t{50 + cpu});
@@ -159,7 +171,8 @@ TEST_F(ScxFindingsTest, KickWait) {
   const v1::Dump dump = guest_.dump();
   ASSERT_EQ(dump.cpus(1).kick_syncs_size(), 4);
   EXPECT_EQ(dump.cpus(1).kick_syncs(2), 52u);
-  EXPECT_EQ(dump.cpus(1).cpus_to_wait(), "2-3");
+  EXPECT_EQ(kick_mask(dump.cpus(1), &dump.scheds(0), KickMask::kWait), "2-3");
+  EXPECT_EQ(dump.cpus(1).has_cpus_to_wait(), !in_sched);
   EXPECT_EQ(dump.cpus(0).kick_syncs_size(), 0);
   const auto found = findings_of(dump, "kick-wait");
   ASSERT_EQ(found.size(), 1u);
@@ -180,6 +193,23 @@ TEST_F(ScxFindingsTest, TransitBypassAndWatchdog) {
   EXPECT_NE(findings_of(dump, "bypass")[0].text().find("fake is bypassed (depth 2)"), std::string::npos);
   ASSERT_EQ(findings_of(dump, "watchdog").size(), 1u);
   EXPECT_NE(findings_of(dump, "watchdog")[0].text().find("last ran 20000 ms ago"), std::string::npos);
+}
+
+TEST_F(ScxFindingsTest, StuckInTransitIsAWarning) {
+  for (const auto& [pid, ms] : {std::pair(5, 16), std::pair(6, 1), std::pair(7, 6000)}) {
+    const Kva task = guest_.add_task({.pid = pid, .comm = "moving"});
+    guest_.make_runnable(task, 0, static_cast<std::uint64_t>(ms));
+    guest_.set_ops_state(task, 1);
+  }
+  const auto found = findings("in-transit");
+  ASSERT_EQ(found.size(), 2u);
+  EXPECT_EQ(found[0].severity(), DumpFinding::WARNING);
+  ASSERT_EQ(found[0].pids_size(), 2);
+  EXPECT_EQ(found[0].pids(0), 7);  // the longest first
+  EXPECT_EQ(found[0].pids(1), 5);
+  EXPECT_EQ(found[1].severity(), DumpFinding::NOTE);
+  ASSERT_EQ(found[1].pids_size(), 1);
+  EXPECT_EQ(found[1].pids(0), 6);
 }
 
 TEST_F(ScxFindingsTest, ErrorsComeFirst) {

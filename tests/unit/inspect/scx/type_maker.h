@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -46,7 +48,17 @@ class TypeMaker {
   Type enumeration64(const std::string& name, const std::vector<SyntheticBtf::Constant>& constants) {
     return {btf_.enumeration64(name, false, constants), 8, 8};
   }
-  Type structure(const std::string& name, const std::vector<Member>& members) {
+  // Members that the next structures shall not have, and those that are of another type in them than they
+  // say: "scx_rq.runnable_list".
+  std::set<std::string> without;
+  std::map<std::string, Type> instead;
+
+  Type structure(const std::string& name, std::vector<Member> members) {
+    std::erase_if(members, [&](const Member& one) { return without.contains(name + "." + one.name); });
+    for (Member& member : members) {
+      const auto other = instead.find(name + "." + member.name);
+      if (other != instead.end()) member.type = other->second;
+    }
     std::vector<SyntheticBtf::Member> placed;
     std::uint32_t bit = 0;  // where the next member may begin
     std::uint32_t align = 1;
