@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "common/cpu_set.h"
 #include "common/xxh3.h"
 
 namespace ktstr {
@@ -158,6 +159,17 @@ ktstr::v1::Dump ScxDumper::inspect(ScxCaptured& captured) const {
   input.hz = hz_ != 0 ? hz_ : hz_of(plan_, *kernel_, captured);
   auto dump = inspect_scx(plan_, *kernel_, captured.memory, captured.objects, input);
   auto& header = *dump.mutable_header();
+  CpuSet untold;
+  for (const auto& vcpu : captured.vcpus) {
+    if (!vcpu.has_stopped_after_ns()) untold.insert(vcpu.cpu());
+  }
+  if (!untold.empty()) {
+    auto* absence = dump.add_absent();
+    absence->set_what("Vcpu.stopped_after_ns");
+    absence->set_reason(
+        fmt::format("nothing tells when vCPU {} stopped; rendezvous_ns of the header is until all had",
+                    untold.to_string()));
+  }
   if (!*orc_) {
     auto* absence = dump.add_absent();
     absence->set_what("unwound stacks");
