@@ -32,6 +32,8 @@ class FaultLog {
   static constexpr std::size_t kMax = 1000;
 
   void add(std::string path, std::string text);
+  // Faults of which nobody kept what they were.
+  void add_nameless(std::size_t count) { count_ += count; }
   std::size_t count() const { return count_; }
   const std::vector<ktstr::v1::DumpFault>& faults() const { return faults_; }
 
@@ -92,12 +94,18 @@ class StructLayout {
   bool known() const { return known_; }
   const TypeInfo& type() const { return type_; }
 
+  // What a walker takes a member for: a struct of this name ("list_head"), or one of these two.
+  static constexpr std::string_view kPointer = "*";
+  static constexpr std::string_view kNumber = "#";  // also an enum, a bool
+
   // A member that the walkers need themselves, so that its bytes are among those copied. nullopt and an entry
-  // in absent() (named `what`) when the kernel has none of the paths.
-  std::optional<Place> need(const KernelTypes& types, std::string_view what,
+  // in absent() (named `what`) when the kernel has none of the paths, or has something else there than `is`.
+  std::optional<Place> need(const KernelTypes& types, std::string_view what, std::string_view is,
                             const std::vector<std::string_view>& paths);
-  // The same without an entry in absent(): for what only some kernels have and others need not miss.
-  std::optional<Place> want(const KernelTypes& types, const std::vector<std::string_view>& paths);
+  // The same without an entry in absent(): for what lies in another structure in other kernels. The caller
+  // says so where it is in none; `why` (if given) has the reason for this one.
+  std::optional<Place> want(const KernelTypes& types, std::string_view is,
+                            const std::vector<std::string_view>& paths, std::string* why = nullptr);
 
   // Copies the needed bytes of the object at `kva`, and what its strings and masks point to. False when a
   // part could not be read; what could be is kept.
@@ -148,8 +156,14 @@ class StructLayout {
   struct OtherMember {
     std::string name;
     Place place;
-    bool hex = false;
-    bool list = false;  // a list_head: shown as empty or linked
+    enum class How {
+      kNumber,
+      kHex,
+      kList,  // a list_head: shown as empty or linked
+      kMask,
+      kMaskPtr,
+    };
+    How how = How::kNumber;
     std::vector<Enumerator> names;
   };
 
@@ -159,12 +173,20 @@ class StructLayout {
                           const TypeInfo& type) const;
   void add_others(const KernelTypes& types, const TypeInfo& type, std::string_view base, int depth,
                   const std::vector<std::string>& shown);
+  void add_other(const KernelTypes& types, const Place& place, const std::string& path);
+  void add_other_array(const KernelTypes& types, const TypeInfo& type, const std::string& path,
+                       const std::vector<std::string>& shown);
   void add_span(const Place& place);
   std::string string_at(Kva kva, std::size_t limit, const std::string& path,
                         const Surroundings& around) const;
   void fill_field(google::protobuf::Message& message, const Field& field, const ObjectCopy& object,
                   const std::string& path, const Surroundings& around) const;
-  void fill_others(google::protobuf::Message& message, const ObjectCopy& object) const;
+  std::optional<std::string> other_value(const OtherMember& member, const ObjectCopy& object,
+                                         const std::string& path, const Surroundings& around) const;
+  void fill_others(google::protobuf::Message& message, const ObjectCopy& object, const std::string& path,
+                   const Surroundings& around) const;
+  // Of a mask behind a pointer; nullopt for a null pointer, and with a fault where it cannot be read.
+  std::optional<std::string> mask_at(Kva kva, const std::string& path, const Surroundings& around) const;
 
   bool known_ = false;
   std::size_t mask_bytes_ = 0;
@@ -175,6 +197,7 @@ class StructLayout {
   std::vector<Field> fields_;
   const google::protobuf::FieldDescriptor* others_field_ = nullptr;
   std::vector<OtherMember> others_;
+  std::vector<std::string> others_not_shown_;
   std::vector<Span> spans_;
   std::vector<ktstr::v1::Absence> absent_;
   std::vector<ktstr::v1::Access> access_;

@@ -34,8 +34,15 @@ struct CaptureContext {
     absence.set_reason(std::move(reason));
   }
   void flaw(std::string path, std::string text) {
-    if (objects.flaws.size() >= FaultLog::kMax) return;
-    objects.flaws.push_back({std::move(path), std::move(text)});
+    if (objects.flaws.size() < FaultLog::kMax)
+      objects.flaws.push_back({std::move(path), std::move(text)});
+    else
+      ++objects.flaws_left_out;
+  }
+  // A limit ended a part of the walk; each is said once.
+  void incomplete(const std::string& what) {
+    std::string& all = objects.incomplete;
+    if (all.find(what) == std::string::npos) all += (all.empty() ? "" : "; ") + what;
   }
   void note_break(std::string path, const ListContents& walked) {
     if (walked.broken && walked.broken->kind != WalkBreak::Kind::kUninitialised)

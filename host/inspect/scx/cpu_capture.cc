@@ -1,5 +1,6 @@
 #include "host/inspect/scx/cpu_capture.h"
 
+#include <algorithm>
 #include <array>
 
 #include <fmt/format.h>
@@ -19,6 +20,22 @@ void CpuCapture::walk() {
   for (std::uint32_t cpu = 0; cpu < in_.objects.nr_cpu_ids; ++cpu) {
     if (const auto rq = in_.kernel.per_cpu("runqueues", cpu)) one_cpu(cpu, *rq);
   }
+  missing_variables();
+}
+
+void CpuCapture::missing_variables() {
+  const SymbolTable& symbols = in_.kernel.symbols();
+  const auto has = [&](std::string_view name) { return symbols.find(name).has_value(); };
+  if (!has("runqueues")) in_.absent("CPUs", symbols.lacks("runqueues"));
+  if (std::none_of(kKickSyncs.begin(), kKickSyncs.end(), has))
+    in_.absent("Cpu.kick_syncs", symbols.lacks(fmt::format("{}", fmt::join(kKickSyncs, ", "))));
+  if (!has("scx_locked_rq_state")) in_.absent("Cpu.scx_locked_rq", symbols.lacks("scx_locked_rq_state"));
+  if (!has("direct_dispatch_task"))
+    in_.absent("Cpu.direct_dispatch_task", symbols.lacks("direct_dispatch_task"));
+  if (in_.plan.dispatch_buffer && !in_.plan.sched_cpu.dispatch_context && !has("scx_dsp_ctx")) {
+    const std::string& in_sched = in_.plan.no_dispatch_context;
+    in_.absent("dispatch buffers", in_sched + (in_sched.empty() ? "" : "; ") + symbols.lacks("scx_dsp_ctx"));
+  }
 }
 
 void CpuCapture::one_cpu(std::uint32_t cpu, Kva rq) {
@@ -32,12 +49,13 @@ void CpuCapture::one_cpu(std::uint32_t cpu, Kva rq) {
   objects.donor = in_.pointer(rq, plan.donor);
   objects.idle = in_.pointer(rq, plan.idle);
   objects.sub_dispatch_prev = in_.pointer(rq, plan.sub_dispatch_prev);
+  objects.rescue_curr = in_.pointer(rq, plan.rescue_curr);
   if (plan.runnable_list && in_.plan.task.runnable_node) runnable_list(objects);
   objects.deferred_locals = length(rq, plan.ddsp_deferred_locals);
   objects.deferred_reenq_locals = length(rq, plan.deferred_reenq_locals);
   objects.deferred_reenq_users = length(rq, plan.deferred_reenq_users);
   per_cpu_variables(objects);
-  for (const Kva task : {objects.curr, objects.donor, objects.sub_dispatch_prev})
+  for (const Kva task : {objects.curr, objects.donor, objects.sub_dispatch_prev, objects.rescue_curr})
     tasks_.add(task, TaskSource::kCurrent);
   tasks_.add(objects.idle, TaskSource::kIdle);
   tasks_.keep_running_stack(objects);
@@ -60,8 +78,8 @@ void CpuCapture::runnable_list(CpuObjects& objects) {
     objects.runnable_broken = in_.list.broken->to_string();
 }
 
-std::size_t CpuCapture::length(Kva object, const std::optional<Place>& list) {
-  if (!list) return 0;
+std::optional<std::size_t> CpuCapture::length(Kva object, const std::optional<Place>& list) {
+  if (!list) return std::nullopt;
   walk_list(in_.memory, in_.budget, object + list->offset, in_.limits.max_tasks, in_.list);
   return in_.list.nodes.size();
 }

@@ -22,8 +22,10 @@ class CpuCapture {
  private:
   void one_cpu(std::uint32_t cpu, Kva rq);
   void runnable_list(CpuObjects& objects);
-  std::size_t length(Kva object, const std::optional<Place>& list);
+  std::optional<std::size_t> length(Kva object, const std::optional<Place>& list);
   void per_cpu_variables(CpuObjects& objects);
+  // Says which of them this kernel does not name.
+  void missing_variables();
   bool is_per_cpu(std::string_view name) const;
   std::optional<Kva> per_cpu_array(std::string_view name, std::uint32_t cpu);
 

@@ -46,7 +46,10 @@ void DsqCapture::user_dsqs(Kva table, Kva sched) {
       walk_rhashtable(in_.memory, in_.budget, table, *in_.plan.dsq_table, {.nodes = in_.limits.max_dsqs});
   for (const WalkBreak& broken : contents.breaks.kept) {
     // A table that was never made is no damage: no scheduler has been attached yet.
-    if (broken.kind != WalkBreak::Kind::kUninitialised) in_.flaw("dsq_hash." + broken.path, broken.what());
+    if (broken.kind == WalkBreak::Kind::kUninitialised) continue;
+    in_.flaw("dsq_hash." + broken.path, broken.what());
+    if (broken.kind == WalkBreak::Kind::kLimit)
+      in_.incomplete(fmt::format("more than {} dispatch queues", in_.limits.max_dsqs));
   }
   for (const Kva node : contents.nodes)
     add(node - in_.plan.dsq.hash_node->offset, ktstr::v1::Dsq::USER, std::nullopt, sched);
@@ -58,8 +61,9 @@ void DsqCapture::add_member(Kva object, const std::optional<Place>& place, ktstr
 }
 
 void DsqCapture::add(Kva dsq, ktstr::v1::Dsq::Kind kind, std::optional<std::uint32_t> index, Kva sched) {
-  if (!in_.plan.dsq.layout.known() || !in_.plan.dsq.list || in_.objects.dsqs.size() >= in_.limits.max_dsqs)
-    return;
+  if (!in_.plan.dsq.layout.known() || !in_.plan.dsq.list) return;
+  if (in_.objects.dsqs.size() >= in_.limits.max_dsqs)
+    return in_.incomplete(fmt::format("more than {} dispatch queues", in_.limits.max_dsqs));
   DsqObjects objects;
   objects.dsq = dsq;
   objects.kind = kind;

@@ -73,6 +73,7 @@ void add_running_stack(Inspection& inspection, const ktstr::v1::Vcpu& vcpu, Kva 
                        google::protobuf::RepeatedPtrField<ktstr::v1::StackEntry>& frames);
 
 void inspect_tasks(Inspection& inspection);
+void inspect_task_groups(Inspection& inspection);
 void inspect_globals(Inspection& inspection);
 void inspect_scheds(Inspection& inspection);
 void inspect_cpus(Inspection& inspection);

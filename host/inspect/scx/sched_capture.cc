@@ -16,7 +16,9 @@ void SchedCapture::walk() {
   }
   sched_tree(first);
   // Those that the tree does not lead to: being attached, or on their way out.
-  if (const auto all = in_.kernel.symbol("scx_sched_all"); all && in_.plan.sched.all) {
+  const auto all = in_.kernel.symbol("scx_sched_all");
+  if (!all && in_.plan.sched.all) in_.absent("scx_sched_all", in_.kernel.symbols().lacks("scx_sched_all"));
+  if (all && in_.plan.sched.all) {
     const ListContents list = walk_list(in_.memory, in_.budget, *all, in_.limits.max_scheds);
     in_.note_break("scx_sched_all", list);
     for (const Kva node : list.nodes) add(node - in_.plan.sched.all->offset, Kva());
@@ -29,14 +31,19 @@ void SchedCapture::sched_tree(Kva root) {
   const ObjectTree tree = walk_object_tree(in_.memory, in_.budget, root,
                                            {in_.plan.sched.children->offset, in_.plan.sched.sibling->offset},
                                            in_.limits.max_scheds);
-  for (const WalkBreak& broken : tree.breaks) in_.flaw("scheduler tree, " + broken.path, broken.what());
+  for (const WalkBreak& broken : tree.breaks) {
+    in_.flaw("scheduler tree, " + broken.path, broken.what());
+    if (broken.kind == WalkBreak::Kind::kLimit)
+      in_.incomplete(fmt::format("more than {} schedulers", in_.limits.max_scheds));
+  }
   for (const TreeObject& one : tree.objects)
     add(one.object, one.depth == 0 ? Kva() : tree.objects[one.parent].object);
 }
 
 void SchedCapture::add(Kva sched, Kva parent) {
-  if (sched.value() == 0 || in_.objects.scheds.size() >= in_.limits.max_scheds || !seen_.insert(sched))
-    return;
+  if (sched.value() == 0 || !seen_.insert(sched)) return;
+  if (in_.objects.scheds.size() >= in_.limits.max_scheds)
+    return in_.incomplete(fmt::format("more than {} schedulers", in_.limits.max_scheds));
   if (!in_.plan.sched.layout.capture(in_.captured, in_.memory, sched, in_.budget))
     in_.flaw(fmt::format("scheduler {}", sched), "cannot be read whole");
   SchedObjects objects{sched, parent, {}, {}};
@@ -84,6 +91,8 @@ void SchedCapture::legacy_sched() {
     in_.keep(*stats, in_.plan.event_stats_size);
     objects.cpus.push_back({cpu, {}, *stats});
   }
+  if (objects.cpus.empty() && in_.plan.event_stats_size != 0)
+    in_.absent("event counters", in_.kernel.symbols().lacks("event_stats_cpu"));
   in_.objects.scheds.push_back(std::move(objects));
 }
 

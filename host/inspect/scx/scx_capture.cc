@@ -32,15 +32,15 @@ class GlobalCapture {
   }
 
   void idle_masks() {
-    for (const std::string_view name : kIdleMasks) {
-      if (const auto at = in_.kernel.symbol(name)) {
-        idle_mask_pair(*at);
-        break;
-      }
-    }
-    const auto by_node = in_.kernel.symbol("scx_idle_node_masks");
-    if (in_.names_functions_only() && !by_node)
+    const auto found = std::find_if(kIdleMasks.begin(), kIdleMasks.end(), [&](std::string_view name) {
+      return in_.kernel.symbol(name).has_value();
+    });
+    if (found != kIdleMasks.end())
+      idle_mask_pair(*in_.kernel.symbol(*found));
+    else
       in_.absent("idle masks", in_.kernel.symbols().lacks(fmt::format("{}", fmt::join(kIdleMasks, ", "))));
+    const auto by_node = in_.kernel.symbol("scx_idle_node_masks");
+    if (!by_node) in_.absent("idle masks of nodes", in_.kernel.symbols().lacks("scx_idle_node_masks"));
     if (!by_node) return;
     in_.keep(*by_node, 8);
     const Kva table = in_.pointer(*by_node);
@@ -94,7 +94,7 @@ ScxObjects capture_scx(const ScxPlan& plan, const GuestKernel& kernel, KernelRea
     dsqs.add_those_of_tasks();
   }
   for (const TaskObjects& task : objects.tasks) tasks.keep_sleeping_stack(task.task);
-  if (in.budget.exhausted()) objects.incomplete = "the budget of reads ran out";
+  if (in.budget.exhausted()) in.incomplete("the budget of reads ran out");
   return std::move(objects);
 }
 

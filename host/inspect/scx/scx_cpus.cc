@@ -24,9 +24,12 @@ class CpuSection {
     const ObjectCopy copy = plan.layout.copy(in_.memory, objects.rq, path, in_.faults, in_.budget);
     plan.layout.fill(cpu, copy, path, in_.around());
     tasks(objects, cpu);
-    cpu.set_ddsp_deferred_locals(static_cast<std::uint32_t>(objects.deferred_locals));
-    cpu.set_deferred_reenq_locals(static_cast<std::uint32_t>(objects.deferred_reenq_locals));
-    cpu.set_deferred_reenq_users(static_cast<std::uint32_t>(objects.deferred_reenq_users));
+    if (objects.deferred_locals)
+      cpu.set_ddsp_deferred_locals(static_cast<std::uint32_t>(*objects.deferred_locals));
+    if (objects.deferred_reenq_locals)
+      cpu.set_deferred_reenq_locals(static_cast<std::uint32_t>(*objects.deferred_reenq_locals));
+    if (objects.deferred_reenq_users)
+      cpu.set_deferred_reenq_users(static_cast<std::uint32_t>(*objects.deferred_reenq_users));
     if (objects.locked_rq) cpu.set_scx_locked_rq(objects.locked_rq->value());
     if (objects.direct_dispatch_task) cpu.set_direct_dispatch_task(objects.direct_dispatch_task->value());
     kick_syncs(objects, cpu);
@@ -43,6 +46,7 @@ class CpuSection {
       in_.name_task(objects.donor, *cpu.mutable_donor());
     if (objects.sub_dispatch_prev.value() != 0)
       in_.name_task(objects.sub_dispatch_prev, *cpu.mutable_sub_dispatch_prev());
+    if (objects.rescue_curr.value() != 0) in_.name_task(objects.rescue_curr, *cpu.mutable_rescue_curr());
     if (const auto* curr = in_.find_task(objects.curr)) cpu.set_curr_class(curr->sched_class());
     cpu.set_idle(objects.curr == objects.idle && objects.idle.value() != 0);
     for (const Kva task : objects.runnable) {

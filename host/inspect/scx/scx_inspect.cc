@@ -26,11 +26,16 @@ ktstr::v1::Dump inspect_scx(const ScxPlan& plan, const GuestKernel& kernel, Kern
                         {},   0};
   for (const auto& absence : plan.absent()) *dump.add_absent() = absence;
   for (const auto& absence : objects.absent) *dump.add_absent() = absence;
+  auto& clocks = *dump.add_absent();
+  clocks.set_what("TSC and ktime");
+  clocks.set_reason("they are in no memory of the guest; clock_ns of the header is its latest clock that is");
   for (const auto& access : plan.access()) *dump.add_access() = access;
   for (const auto& table : plan.enum_tables) *dump.add_enums() = table;
   for (const Flaw& flaw : objects.flaws) inspection.faults.add(flaw.path, flaw.text);
+  inspection.faults.add_nameless(objects.flaws_left_out);
   inspect_globals(inspection);
   inspect_tasks(inspection);
+  inspect_task_groups(inspection);
   inspect_scheds(inspection);
   inspect_cpus(inspection);
   inspect_dsqs(inspection);

@@ -26,12 +26,13 @@ struct Flaw {
 struct CpuObjects {
   std::uint32_t cpu = 0;
   Kva rq;
-  Kva curr, donor, idle, sub_dispatch_prev;  // tasks; 0: none, or not known
-  std::vector<Kva> runnable;                 // tasks on runnable_list, in its order
+  Kva curr, donor, idle, sub_dispatch_prev, rescue_curr;  // tasks; 0: none, or not known
+  std::vector<Kva> runnable;                              // tasks on runnable_list, in its order
   std::optional<std::string> runnable_broken;
-  std::size_t deferred_locals = 0, deferred_reenq_locals = 0, deferred_reenq_users = 0;
-  Kva kick_syncs;       // array of nr_cpu_ids numbers; 0: none
-  Kva dispatch_buffer;  // of kernels that have one per CPU, not per scheduler; struct scx_dsp_ctx
+  std::optional<std::size_t> deferred_locals, deferred_reenq_locals,
+      deferred_reenq_users;  // lengths of lists
+  Kva kick_syncs;            // array of nr_cpu_ids numbers; 0: none
+  Kva dispatch_buffer;       // of kernels that have one per CPU, not per scheduler; struct scx_dsp_ctx
   std::optional<Kva> locked_rq, direct_dispatch_task;
 };
 
@@ -87,11 +88,13 @@ struct ScxObjects {
   std::vector<DsqObjects> dsqs;
   std::vector<TaskObjects> tasks;
   std::unordered_map<Kva, std::size_t> task_index;
+  std::vector<Kva> task_groups;  // those of the tasks, each once
   std::vector<Flaw> flaws;
+  std::size_t flaws_left_out = 0;  // more than FaultLog::kMax
   // Layers that were not walked, with the reason.
   std::vector<ktstr::v1::Absence> absent;
   bool scx_tasks_walked = false, task_tree_walked = false;
-  // A limit ended the walk: what it was.
+  // Limits that ended the walk, or a part of it.
   std::string incomplete;
 };
 

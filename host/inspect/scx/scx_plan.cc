@@ -1,7 +1,6 @@
 #include "host/inspect/scx/scx_plan.h"
 
 #include <algorithm>
-#include <set>
 #include <string_view>
 
 #include <fmt/format.h>
@@ -14,6 +13,9 @@ using google::protobuf::Descriptor;
 using google::protobuf::FieldDescriptor;
 
 constexpr std::uint64_t kDefaultStack = 16384;
+// Structures that walkers know how to follow.
+constexpr std::string_view kList = "list_head";
+constexpr std::string_view kDsq = "scx_dispatch_q";
 
 // "u64" and the like, as the option `symbol` has them.
 std::optional<GlobalField::Choice> parse_choice(std::string_view text) {
@@ -49,35 +51,46 @@ RqPlan make_rq(const KernelTypes& types, std::size_t mask_bytes) {
       types, ktstr::v1::Cpu::descriptor(), mask_bytes, "scx",
       {"scx.local_dsq", "scx.bypass_dsq", "scx.reject_dsq", "scx.rescue.dsq", "scx.runnable_list",
        "scx.deferred_irq_work", "scx.kick_cpus_irq_work", "scx.ddsp_deferred_locals",
-       "scx.deferred_reenq_locals", "scx.deferred_reenq_users", "scx.sub_dispatch_prev"});
+       "scx.deferred_reenq_locals", "scx.deferred_reenq_users", "scx.sub_dispatch_prev", "scx.rescue.curr"});
   StructLayout& layout = rq.layout;
-  rq.curr = layout.need(types, "Cpu.curr", {"curr"});
-  rq.donor = layout.want(types, {"donor"});
-  rq.idle = layout.need(types, "Cpu.idle", {"idle"});
-  rq.runnable_list = layout.need(types, "Cpu.runnable_list", {"scx.runnable_list"});
-  rq.ddsp_deferred_locals = layout.want(types, {"scx.ddsp_deferred_locals"});
-  rq.deferred_reenq_locals = layout.want(types, {"scx.deferred_reenq_locals"});
-  rq.deferred_reenq_users = layout.want(types, {"scx.deferred_reenq_users"});
-  rq.sub_dispatch_prev = layout.want(types, {"scx.sub_dispatch_prev"});
-  rq.local_dsq = layout.need(types, "local DSQs", {"scx.local_dsq"});
-  rq.bypass_dsq = layout.want(types, {"scx.bypass_dsq"});
-  rq.reject_dsq = layout.want(types, {"scx.reject_dsq"});
-  rq.rescue_dsq = layout.want(types, {"scx.rescue.dsq"});
+  rq.curr = layout.need(types, "Cpu.curr", StructLayout::kPointer, {"curr"});
+  rq.donor = layout.need(types, "Cpu.donor", StructLayout::kPointer, {"donor"});
+  rq.idle = layout.need(types, "Cpu.idle", StructLayout::kPointer, {"idle"});
+  rq.runnable_list = layout.need(types, "Cpu.runnable_list", kList, {"scx.runnable_list"});
+  rq.ddsp_deferred_locals =
+      layout.need(types, "Cpu.ddsp_deferred_locals", kList, {"scx.ddsp_deferred_locals"});
+  rq.deferred_reenq_locals =
+      layout.need(types, "Cpu.deferred_reenq_locals", kList, {"scx.deferred_reenq_locals"});
+  rq.deferred_reenq_users =
+      layout.need(types, "Cpu.deferred_reenq_users", kList, {"scx.deferred_reenq_users"});
+  rq.sub_dispatch_prev =
+      layout.need(types, "Cpu.sub_dispatch_prev", StructLayout::kPointer, {"scx.sub_dispatch_prev"});
+  rq.rescue_curr = layout.need(types, "Cpu.rescue_curr", StructLayout::kPointer, {"scx.rescue.curr"});
+  rq.local_dsq = layout.need(types, "local DSQs", kDsq, {"scx.local_dsq"});
+  rq.reject_dsq = layout.need(types, "reject DSQs", kDsq, {"scx.reject_dsq"});
+  rq.rescue_dsq = layout.need(types, "rescue DSQs", kDsq, {"scx.rescue.dsq"});
   return rq;
 }
 
 // Members of struct sched_ext_ops that point to functions.
-std::vector<Place> find_callbacks(const KernelTypes& types, StructLayout& layout, const std::string& base) {
-  std::vector<Place> callbacks;
+std::vector<std::string> callback_paths(const KernelTypes& types, const std::string& base) {
+  std::vector<std::string> paths;
   const auto ops = types.find_struct("sched_ext_ops");
-  if (!ops) return callbacks;
+  if (!ops) return paths;
   for (const Place& member : types.members(*ops)) {
     if (member.type.kind != ValueKind::kPointer || types.pointee(member.type).kind != ValueKind::kOther)
       continue;
-    if (member.path == "priv") continue;  // void *
-    auto place = layout.want(types, {base + member.path});
+    if (member.path != "priv") paths.push_back(base + member.path);  // void *
+  }
+  return paths;
+}
+
+std::vector<Place> find_callbacks(const KernelTypes& types, StructLayout& layout, const std::string& base) {
+  std::vector<Place> callbacks;
+  for (const std::string& path : callback_paths(types, base)) {
+    auto place = layout.want(types, StructLayout::kPointer, {path});
     if (!place) continue;
-    place->path = member.path;
+    place->path = path.substr(base.size());
     callbacks.push_back(std::move(*place));
   }
   return callbacks;
@@ -86,25 +99,14 @@ std::vector<Place> find_callbacks(const KernelTypes& types, StructLayout& layout
 SchedPlan make_sched(const KernelTypes& types, std::size_t mask_bytes) {
   SchedPlan sched;
   sched.legacy = !types.find_struct("scx_sched");
-  const std::vector<std::string_view> elsewhere = {"ops",
-                                                   "ops_cid",
-                                                   "dsq_hash",
-                                                   "pcpu",
-                                                   "pnode",
-                                                   "global_dsqs",
-                                                   "event_stats_cpu",
-                                                   "kobj",
-                                                   "disable_work",
-                                                   "error_irq_work",
-                                                   "rcu_work",
-                                                   "bypass_lb_timer",
-                                                   "all",
-                                                   "children",
-                                                   "sibling",
-                                                   "hash_node",
-                                                   "exit_info",
-                                                   "disable_irq_work",
-                                                   "propagate_exit_irq_work"};
+  std::vector<std::string_view> elsewhere = {"ops_cid",   "dsq_hash",         "pcpu",
+                                             "pnode",     "global_dsqs",      "event_stats_cpu",
+                                             "kobj",      "disable_work",     "error_irq_work",
+                                             "rcu_work",  "bypass_lb_timer",  "all",
+                                             "children",  "sibling",          "hash_node",
+                                             "exit_info", "disable_irq_work", "propagate_exit_irq_work"};
+  const std::vector<std::string> callbacks = callback_paths(types, "ops.");
+  elsewhere.insert(elsewhere.end(), callbacks.begin(), callbacks.end());
   sched.layout = sched.legacy
                      ? StructLayout(types, ktstr::v1::Sched::descriptor(), mask_bytes,
                                     StructLayout::Alias{"sched_ext_ops", "ops."})
@@ -112,17 +114,17 @@ SchedPlan make_sched(const KernelTypes& types, std::size_t mask_bytes) {
   StructLayout& layout = sched.layout;
   sched.callbacks = find_callbacks(types, layout, sched.legacy ? "" : "ops.");
   if (sched.legacy) return sched;
-  sched.exit_info = layout.need(types, "Sched.exit_info", {"exit_info"});
-  sched.exit_kind = layout.need(types, "Sched.exit_kind", {"exit_kind.counter"});
-  sched.dsq_hash = layout.need(types, "user DSQs", {"dsq_hash"});
-  sched.pnode = layout.want(types, {"pnode"});
-  sched.global_dsqs = layout.want(types, {"global_dsqs"});
-  if (!sched.pnode && !sched.global_dsqs) layout.need(types, "global DSQs", {"pnode", "global_dsqs"});
-  sched.pcpu = layout.want(types, {"pcpu"});
-  sched.event_stats_cpu = layout.want(types, {"event_stats_cpu"});
-  sched.children = layout.want(types, {"children"});
-  sched.sibling = layout.want(types, {"sibling"});
-  sched.all = layout.want(types, {"all"});
+  sched.exit_info = layout.need(types, "Sched.exit_info", StructLayout::kPointer, {"exit_info"});
+  sched.exit_kind = layout.need(types, "Sched.exit_kind", StructLayout::kNumber, {"exit_kind.counter"});
+  sched.dsq_hash = layout.need(types, "user DSQs", "rhashtable", {"dsq_hash"});
+  sched.pnode = layout.want(types, StructLayout::kPointer, {"pnode"});
+  sched.global_dsqs = layout.want(types, StructLayout::kPointer, {"global_dsqs"});
+  if (!sched.pnode && !sched.global_dsqs)
+    layout.need(types, "global DSQs", StructLayout::kPointer, {"pnode", "global_dsqs"});
+  sched.pcpu = layout.need(types, "Sched.cpus", StructLayout::kPointer, {"pcpu"});
+  sched.children = layout.need(types, "the tree of schedulers", kList, {"children"});
+  sched.sibling = layout.need(types, "the tree of schedulers", kList, {"sibling"});
+  sched.all = layout.need(types, "scx_sched_all", kList, {"all"});
   return sched;
 }
 
@@ -130,9 +132,6 @@ SchedCpuPlan make_sched_cpu(const KernelTypes& types, std::size_t mask_bytes) {
   SchedCpuPlan plan;
   plan.layout = StructLayout(types, ktstr::v1::SchedCpu::descriptor(), mask_bytes, "",
                              {"bypass_dsq", "event_stats", "dsp_ctx", "sch"});
-  plan.bypass_dsq = plan.layout.want(types, {"bypass_dsq"});
-  plan.event_stats = plan.layout.want(types, {"event_stats"});
-  plan.dispatch_context = plan.layout.want(types, {"dsp_ctx"});
   return plan;
 }
 
@@ -140,32 +139,33 @@ DsqPlan make_dsq(const KernelTypes& types, std::size_t mask_bytes) {
   DsqPlan dsq;
   dsq.layout = StructLayout(types, ktstr::v1::Dsq::descriptor(), mask_bytes, "",
                             {"list", "priq", "hash_node", "free_node", "rcu", "sched", "pcpu"});
-  dsq.list = dsq.layout.need(types, "Dsq.tasks", {"list"});
-  dsq.priq = dsq.layout.need(types, "Dsq.priq_nodes", {"priq.rb_node"});
-  dsq.id = dsq.layout.want(types, {"id"});
-  dsq.hash_node = dsq.layout.need(types, "user DSQs", {"hash_node"});
+  dsq.list = dsq.layout.need(types, "Dsq.tasks", kList, {"list"});
+  dsq.priq = dsq.layout.need(types, "Dsq.priq_nodes", StructLayout::kPointer, {"priq.rb_node"});
+  dsq.id = dsq.layout.need(types, "names of DSQs", StructLayout::kNumber, {"id"});
+  dsq.hash_node = dsq.layout.need(types, "user DSQs", "rhash_head", {"hash_node"});
   return dsq;
 }
 
 TaskPlan make_task(const KernelTypes& types, std::size_t mask_bytes) {
   TaskPlan task;
   task.layout = StructLayout(types, ktstr::v1::Task::descriptor(), mask_bytes, "scx",
-                             {"scx.dsq_list", "scx.dsq_priq", "scx.runnable_node", "scx.tasks_node",
-                              "scx.tid_hash_node", "scx.kf_tasks"});
+                             {"scx.dsq_list.node", "scx.dsq_list.flags", "scx.dsq_priq", "scx.runnable_node",
+                              "scx.tasks_node", "scx.tid_hash_node"});
   StructLayout& layout = task.layout;
-  task.tasks = layout.need(types, "the task tree", {"tasks"});
-  task.thread_node = layout.need(types, "threads", {"thread_node"});
-  task.signal = layout.need(types, "threads", {"signal"});
-  task.stack = layout.need(types, "stacks", {"stack"});
-  task.thread_sp = layout.need(types, "stacks of sleeping tasks", {"thread.sp"});
-  task.cgroups = layout.want(types, {"cgroups"});
-  task.tasks_node = layout.need(types, "scx_tasks", {"scx.tasks_node"});
-  task.runnable_node = layout.need(types, "runnable lists", {"scx.runnable_node"});
-  task.dsq_node = layout.need(types, "contents of DSQs", {"scx.dsq_list.node", "scx.dsq_node.list"});
-  task.dsq_node_flags = layout.want(types, {"scx.dsq_list.flags"});
-  task.dsq_priq = layout.need(types, "vtime order of DSQs", {"scx.dsq_priq", "scx.dsq_node.priq"});
-  task.flags = layout.want(types, {"scx.flags"});
-  if (const auto head = types.place("signal_struct", "thread_head")) {
+  task.tasks = layout.need(types, "the task tree", kList, {"tasks"});
+  task.thread_node = layout.need(types, "threads", kList, {"thread_node"});
+  task.signal = layout.need(types, "threads", StructLayout::kPointer, {"signal"});
+  task.stack = layout.need(types, "stacks", StructLayout::kPointer, {"stack"});
+  task.thread_sp = layout.need(types, "stacks of sleeping tasks", StructLayout::kNumber, {"thread.sp"});
+  task.cgroups = layout.need(types, "Task.cgroup", StructLayout::kPointer, {"cgroups"});
+  task.task_group = layout.need(types, "task groups", StructLayout::kPointer, {"sched_task_group"});
+  task.tasks_node = layout.need(types, "scx_tasks", kList, {"scx.tasks_node"});
+  task.runnable_node = layout.need(types, "runnable lists", kList, {"scx.runnable_node"});
+  task.dsq_node = layout.need(types, "contents of DSQs", kList, {"scx.dsq_list.node", "scx.dsq_node.list"});
+  task.dsq_node_flags = layout.need(types, "cursors on DSQs", StructLayout::kNumber, {"scx.dsq_list.flags"});
+  task.dsq_priq = layout.need(types, "vtime order of DSQs", "rb_node", {"scx.dsq_priq", "scx.dsq_node.priq"});
+  task.flags = layout.need(types, "scx_tasks", StructLayout::kNumber, {"scx.flags"});
+  if (const auto head = types.place("signal_struct", "thread_head"); head && head->type.name == kList) {
     task.thread_head = head->offset;
     task.has_threads = task.signal && task.thread_node;
   }
@@ -175,21 +175,70 @@ TaskPlan make_task(const KernelTypes& types, std::size_t mask_bytes) {
 }
 
 std::optional<Place> place_of(const KernelTypes& types, std::string_view type,
-                              std::initializer_list<std::string_view> paths) {
+                              std::initializer_list<std::string_view> paths, std::string* why = nullptr) {
   for (const std::string_view path : paths) {
-    if (auto place = types.place(type, path)) return std::move(*place);
+    auto place = types.place(type, path);
+    if (place) return std::move(*place);
+    if (why != nullptr) *why += (why->empty() ? "" : "; ") + place.error();
   }
   return std::nullopt;
 }
 
-std::optional<DispatchBufferPlan> make_dispatch_buffer(const KernelTypes& types, std::size_t mask_bytes) {
-  const auto cursor = place_of(types, "scx_dsp_ctx", {"cursor"});
-  const auto entries = place_of(types, "scx_dsp_ctx", {"buf"});
-  const auto task = place_of(types, "scx_dsp_buf_ent", {"task"});
-  if (!cursor || cursor->type.size != sizeof(std::uint32_t) || !entries || !task) return std::nullopt;
-  return DispatchBufferPlan{cursor->offset, entries->offset,
-                            StructLayout(types, ktstr::v1::DispatchBufferEntry::descriptor(), mask_bytes),
-                            task->offset};
+// Without a reason the structure itself is missing, and its layout says so.
+void lacks(ScxPlan& plan, std::string_view what, std::string why) {
+  if (why.empty()) return;
+  auto& absence = plan.layers_absent.emplace_back();
+  absence.set_what(std::string(what));
+  absence.set_reason(std::move(why));
+}
+
+void check_threads(const KernelTypes& types, ScxPlan& plan) {
+  if (!plan.task.signal || !plan.task.thread_node || plan.task.has_threads) return;
+  const auto head = types.place("signal_struct", "thread_head");
+  lacks(plan, "threads", head ? "signal_struct.thread_head is no struct list_head" : head.error());
+}
+
+// What lies in one structure or in another.
+void make_moved(const KernelTypes& types, ScxPlan& plan) {
+  std::string in_rq, in_pcpu;
+  plan.rq.bypass_dsq = plan.rq.layout.want(types, kDsq, {"scx.bypass_dsq"}, &in_rq);
+  StructLayout& pcpu = plan.sched_cpu.layout;
+  plan.sched_cpu.bypass_dsq = pcpu.want(types, kDsq, {"bypass_dsq"}, &in_pcpu);
+  if (!plan.rq.bypass_dsq && !plan.sched_cpu.bypass_dsq)
+    lacks(plan, "bypass DSQs", in_rq + (in_rq.empty() || in_pcpu.empty() ? "" : "; ") + in_pcpu);
+  std::string in_stats, in_sched;
+  plan.sched_cpu.event_stats = pcpu.want(types, "scx_event_stats", {"event_stats"}, &in_stats);
+  if (!plan.sched.legacy)
+    plan.sched.event_stats_cpu =
+        plan.sched.layout.want(types, StructLayout::kPointer, {"event_stats_cpu"}, &in_sched);
+  if (!plan.sched.legacy && types.find_struct("scx_event_stats") && !plan.sched_cpu.event_stats &&
+      !plan.sched.event_stats_cpu)
+    lacks(plan, "event counters", in_stats + (in_stats.empty() || in_sched.empty() ? "" : "; ") + in_sched);
+  // Where this is missing it may be a per-CPU variable: the capture looks, and says so.
+  plan.sched_cpu.dispatch_context = pcpu.want(types, "scx_dsp_ctx", {"dsp_ctx"}, &plan.no_dispatch_context);
+}
+
+void make_dispatch_buffer(const KernelTypes& types, ScxPlan& plan) {
+  std::string why;
+  const auto cursor = place_of(types, "scx_dsp_ctx", {"cursor"}, &why);
+  const auto entries = place_of(types, "scx_dsp_ctx", {"buf"}, &why);
+  const auto task = place_of(types, "scx_dsp_buf_ent", {"task"}, &why);
+  if (cursor && cursor->type.size != sizeof(std::uint32_t)) why = "scx_dsp_ctx.cursor is no 32-bit number";
+  if (!why.empty()) return lacks(plan, "dispatch buffers", std::move(why));
+  plan.dispatch_buffer = DispatchBufferPlan{
+      cursor->offset, entries->offset,
+      StructLayout(types, ktstr::v1::DispatchBufferEntry::descriptor(), plan.mask_bytes()), task->offset};
+}
+
+void make_cgroup(const KernelTypes& types, ScxPlan& plan) {
+  std::string why;
+  plan.cgroup.dfl_cgrp = place_of(types, "css_set", {"dfl_cgrp"}, &why);
+  plan.cgroup.kn = place_of(types, "cgroup", {"kn"}, &why);
+  plan.cgroup.name = place_of(types, "kernfs_node", {"name"}, &why);
+  std::string no_parent;
+  plan.cgroup.parent = place_of(types, "kernfs_node", {"__parent", "parent"}, &no_parent);
+  if (!plan.cgroup.parent) why += (why.empty() ? "" : "; ") + no_parent;
+  if (!why.empty()) lacks(plan, "Task.cgroup", std::move(why));
 }
 
 std::optional<RhashtableOffsets> make_table(const KernelTypes& types) {
@@ -210,66 +259,6 @@ std::optional<RhashtableOffsets> make_table(const KernelTypes& types) {
   return offsets;
 }
 
-ScxConstants make_constants(const KernelTypes& types) {
-  ScxConstants constants;
-  const auto value = [&](std::string_view name, std::uint64_t fallback) {
-    return types.enumerator(name).value_or(fallback);
-  };
-  constants.task_cursor = value("SCX_TASK_CURSOR", std::uint64_t{1} << 31) & 0xffffffff;
-  constants.lnode_cursor = value("SCX_DSQ_LNODE_ITER_CURSOR", 1);
-  constants.opss_shift = static_cast<std::uint32_t>(value("SCX_OPSS_QSEQ_SHIFT", 2) & 63);
-  constants.opss_mask = (std::uint64_t{1} << constants.opss_shift) - 1;
-  constants.state_shift = static_cast<std::uint32_t>(value("SCX_TASK_STATE_SHIFT", 8) & 31);
-  constants.state_mask = value("SCX_TASK_STATE_MASK", 0x300) & 0xffffffff;
-  constants.exit_error = value("SCX_EXIT_ERROR", 1024);
-  for (const Enumerator& one : types.enumerators("scx_ops_state")) {
-    if (one.name.starts_with("SCX_OPSS_") && one.value <= constants.opss_mask &&
-        one.name != "SCX_OPSS_QSEQ_SHIFT")
-      constants.opss.push_back({one.name.substr(9), one.value});
-  }
-  // Task states are an enum of their own to 7.0, and stand shifted among the flags from 7.1.
-  auto states = types.enumerators("scx_task_state");
-  if (states.empty()) {
-    static const std::set<std::string, std::less<>> names = {"SCX_TASK_NONE",    "SCX_TASK_INIT_BEGIN",
-                                                             "SCX_TASK_INIT",    "SCX_TASK_READY",
-                                                             "SCX_TASK_ENABLED", "SCX_TASK_DEAD"};
-    for (Enumerator& one : types.enumerators("scx_ent_flags")) {
-      if (!names.contains(one.name)) continue;
-      one.value = (one.value & constants.state_mask) >> constants.state_shift;
-      states.push_back(std::move(one));
-    }
-  }
-  for (Enumerator& one : states) {
-    if (!one.name.starts_with("SCX_TASK_") || one.name == "SCX_TASK_NR_STATES") continue;
-    constants.states.push_back({one.name.substr(9), one.value});
-  }
-  constants.exit_kinds = types.enumerators("scx_exit_kind");
-  return constants;
-}
-
-void add_enum_tables(const KernelTypes& types, const Descriptor* message,
-                     std::vector<ktstr::v1::EnumTable>& tables) {
-  for (int i = 0; i < message->field_count(); ++i) {
-    const std::string& names = message->field(i)->options().GetExtension(ktstr::v1::bits);
-    const bool known =
-        std::any_of(tables.begin(), tables.end(), [&](const auto& one) { return one.enum_names() == names; });
-    if (names.empty() || known) continue;
-    ktstr::v1::EnumTable table;
-    table.set_enum_names(names);
-    // Alternatives are separated by '|'.
-    for (std::size_t begin = 0; begin <= names.size();) {
-      const std::size_t end = std::min(names.find('|', begin), names.size());
-      for (const Enumerator& one : types.enumerators(std::string_view(names).substr(begin, end - begin))) {
-        auto* constant = table.add_constants();
-        constant->set_name(one.name);
-        constant->set_value(one.value);
-      }
-      begin = end + 1;
-    }
-    if (table.constants_size() > 0) tables.push_back(std::move(table));
-  }
-}
-
 }  // namespace
 
 ScxPlan make_scx_plan(const KernelTypes& types, std::uint32_t max_cpus) {
@@ -282,21 +271,26 @@ ScxPlan make_scx_plan(const KernelTypes& types, std::uint32_t max_cpus) {
   plan.sched_cpu = make_sched_cpu(types, mask_bytes);
   plan.dsq = make_dsq(types, mask_bytes);
   plan.task = make_task(types, mask_bytes);
-  plan.cgroup = {place_of(types, "css_set", {"dfl_cgrp"}), place_of(types, "cgroup", {"kn"}),
-                 place_of(types, "kernfs_node", {"name"}),
-                 place_of(types, "kernfs_node", {"__parent", "parent"})};
+  plan.task_group = StructLayout(types, ktstr::v1::TaskGroup::descriptor(), mask_bytes, "scx");
+  make_moved(types, plan);
+  check_threads(types, plan);
+  make_cgroup(types, plan);
   plan.exit_info =
       StructLayout(types, ktstr::v1::ScxExitInfo::descriptor(), mask_bytes, "", {"bt", "bt_len", "dump"});
-  plan.exit_bt = plan.exit_info.want(types, {"bt"});
-  plan.exit_bt_len = plan.exit_info.want(types, {"bt_len"});
-  plan.exit_dump = plan.exit_info.want(types, {"dump"});
-  plan.dispatch_buffer = make_dispatch_buffer(types, mask_bytes);
-  plan.pnode_global_dsq = place_of(types, "scx_sched_pnode", {"global_dsq"});
+  plan.exit_bt = plan.exit_info.need(types, "ScxExitInfo.bt", StructLayout::kPointer, {"bt"});
+  plan.exit_bt_len = plan.exit_info.need(types, "ScxExitInfo.bt", StructLayout::kNumber, {"bt_len"});
+  plan.exit_dump = plan.exit_info.need(types, "ScxExitInfo.dump", StructLayout::kPointer, {"dump"});
+  make_dispatch_buffer(types, plan);
+  std::string no_pnode;
+  plan.pnode_global_dsq = place_of(types, "scx_sched_pnode", {"global_dsq"}, &no_pnode);
+  if (plan.sched.pnode && !plan.pnode_global_dsq) lacks(plan, "global DSQs", no_pnode);
   if (const auto stats = types.find_struct("scx_event_stats")) {
     plan.event_stats_size = stats->size;
     for (const Place& counter : types.members(*stats)) {
       if (counter.type.kind == ValueKind::kInteger) plan.event_counters.push_back(counter);
     }
+  } else {
+    lacks(plan, "event counters", "the kernel has no struct scx_event_stats");
   }
   plan.dsq_table = make_table(types);
   const auto idle_cpu = place_of(types, "scx_idle_cpus", {"cpu"});
@@ -324,7 +318,8 @@ namespace {
 // Every layout of a plan.
 std::vector<const StructLayout*> layouts(const ScxPlan& plan) {
   std::vector<const StructLayout*> all = {&plan.rq.layout,  &plan.sched.layout, &plan.sched_cpu.layout,
-                                          &plan.dsq.layout, &plan.task.layout,  &plan.exit_info};
+                                          &plan.dsq.layout, &plan.task.layout,  &plan.task_group,
+                                          &plan.exit_info};
   if (plan.dispatch_buffer) all.push_back(&plan.dispatch_buffer->entry);
   return all;
 }
@@ -332,7 +327,7 @@ std::vector<const StructLayout*> layouts(const ScxPlan& plan) {
 }  // namespace
 
 std::vector<ktstr::v1::Absence> ScxPlan::absent() const {
-  std::vector<ktstr::v1::Absence> all;
+  std::vector<ktstr::v1::Absence> all = layers_absent;
   for (const StructLayout* layout : layouts(*this))
     all.insert(all.end(), layout->absent().begin(), layout->absent().end());
   return all;

@@ -42,7 +42,7 @@ struct GlobalField {
 struct RqPlan {
   StructLayout layout;
   std::optional<Place> curr, donor, idle, runnable_list, ddsp_deferred_locals, deferred_reenq_locals,
-      deferred_reenq_users, sub_dispatch_prev;
+      deferred_reenq_users, sub_dispatch_prev, rescue_curr;
   // Dispatch queues inside of it.
   std::optional<Place> local_dsq, bypass_dsq, reject_dsq, rescue_dsq;
 };
@@ -69,7 +69,7 @@ struct DsqPlan {
 
 struct TaskPlan {
   StructLayout layout;
-  std::optional<Place> tasks, thread_node, signal, stack, thread_sp, cgroups;
+  std::optional<Place> tasks, thread_node, signal, stack, thread_sp, cgroups, task_group;
   std::optional<Place> tasks_node, runnable_node, dsq_node, dsq_node_flags, dsq_priq, flags;
   std::uint64_t thread_head = 0;  // of struct signal_struct
   bool has_threads = false;
@@ -111,6 +111,7 @@ struct ScxPlan {
   SchedCpuPlan sched_cpu;
   DsqPlan dsq;
   TaskPlan task;
+  StructLayout task_group;  // struct task_group
   CgroupPlan cgroup;
   StructLayout exit_info;
   std::optional<DispatchBufferPlan> dispatch_buffer;
@@ -129,10 +130,19 @@ struct ScxPlan {
   std::vector<ktstr::v1::EnumTable> enum_tables;
 
   std::size_t mask_bytes() const { return (max_cpus + 63) / 64 * 8; }
-  // All that the layouts lack.
+  // Layers that this kernel does not have; and why its dispatch buffers are not in its schedulers.
+  std::vector<ktstr::v1::Absence> layers_absent;
+  std::string no_dispatch_context;
+
+  // All that the layouts lack, and the layers.
   std::vector<ktstr::v1::Absence> absent() const;
   std::vector<ktstr::v1::Access> access() const;
 };
+
+// Parts of it.
+ScxConstants make_constants(const KernelTypes& types);
+void add_enum_tables(const KernelTypes& types, const google::protobuf::Descriptor* message,
+                     std::vector<ktstr::v1::EnumTable>& tables);
 
 // `max_cpus`: no CPU of the guest has a number as high; 1 to 8192.
 ScxPlan make_scx_plan(const KernelTypes& types, std::uint32_t max_cpus);

@@ -59,14 +59,15 @@ void inspect_global(Inspection& in, const GlobalField& global) {
   absence->set_reason(in.kernel.symbols().lacks(tried));
 }
 
-std::string mask_at(Inspection& in, Kva at, const std::string& path) {
+// nullopt: the mask was not allocated, or cannot be read.
+std::optional<std::string> mask_at(Inspection& in, Kva at, const std::string& path) {
   Kva mask = at;
   if (in.plan.masks_are_pointers) mask = in.pointer(at);
-  if (mask.value() == 0) return {};
+  if (mask.value() == 0) return std::nullopt;
   std::vector<std::byte> bytes(in.plan.mask_bytes());
   if (const auto done = in.memory.read(mask, bytes, in.budget); !done) {
     in.fault(path, done.error());
-    return {};
+    return std::nullopt;
   }
   return cpu_list(bytes, in.objects.nr_cpu_ids);
 }
@@ -76,8 +77,10 @@ void inspect_idle_masks(Inspection& in) {
   for (const std::string_view name : kIdleMasks) {
     const auto at = in.kernel.symbol(name);
     if (!at) continue;
-    globals.set_idle_cpus(mask_at(in, *at + in.plan.idle_cpu, std::string(name) + ".cpu"));
-    globals.set_idle_smt(mask_at(in, *at + in.plan.idle_smt, std::string(name) + ".smt"));
+    if (auto mask = mask_at(in, *at + in.plan.idle_cpu, std::string(name) + ".cpu"))
+      globals.set_idle_cpus(std::move(*mask));
+    if (auto mask = mask_at(in, *at + in.plan.idle_smt, std::string(name) + ".smt"))
+      globals.set_idle_smt(std::move(*mask));
     break;
   }
   const auto by_node = in.kernel.symbol("scx_idle_node_masks");
@@ -91,7 +94,8 @@ void inspect_idle_masks(Inspection& in) {
     globals.add_idle_cpus_by_node(
         masks.value() == 0
             ? ""
-            : mask_at(in, masks + in.plan.idle_cpu, fmt::format("scx_idle_node_masks[{}]->cpu", node)));
+            : mask_at(in, masks + in.plan.idle_cpu, fmt::format("scx_idle_node_masks[{}]->cpu", node))
+                  .value_or(""));
   }
 }
 

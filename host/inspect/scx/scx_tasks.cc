@@ -196,4 +196,19 @@ void inspect_tasks(Inspection& inspection) {
   if (inspection.plan.task.layout.known()) TaskSection(inspection).run();
 }
 
+void inspect_task_groups(Inspection& inspection) {
+  std::unordered_map<std::uint64_t, const std::string*> paths;
+  for (const Task& task : inspection.dump.tasks()) paths.try_emplace(task.sched_task_group(), &task.cgroup());
+  const StructLayout& layout = inspection.plan.task_group;
+  for (const Kva group : inspection.objects.task_groups) {
+    auto& message = *inspection.dump.add_task_groups();
+    message.set_address(group.value());
+    const std::string path = fmt::format("task group {}", group);
+    layout.fill(message, layout.copy(inspection.memory, group, path, inspection.faults, inspection.budget),
+                path, inspection.around());
+    if (const auto known = paths.find(group.value()); known != paths.end())
+      message.set_cgroup(*known->second);
+  }
+}
+
 }  // namespace ktstr

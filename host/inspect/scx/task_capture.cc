@@ -20,13 +20,23 @@ void TaskCapture::add(Kva task, TaskSource source) {
   }
   if (in_.objects.tasks.size() >= in_.limits.max_tasks) {
     in_.objects.task_index.erase(known);
-    in_.objects.incomplete = fmt::format("more than {} tasks", in_.limits.max_tasks);
+    in_.incomplete(fmt::format("more than {} tasks", in_.limits.max_tasks));
     return;
   }
   in_.objects.tasks.push_back({task, static_cast<std::uint8_t>(source)});
   if (!in_.plan.task.layout.capture(in_.captured, in_.memory, task, in_.budget))
     in_.flaw(fmt::format("task {}", task), "cannot be read whole");
   keep_cgroup(task);
+  keep_task_group(task);
+}
+
+void TaskCapture::keep_task_group(Kva task) {
+  if (!in_.plan.task_group.known()) return;
+  const Kva group = in_.pointer(task, in_.plan.task.task_group);
+  if (group.value() == 0 || !seen_groups_.insert(group)) return;
+  in_.objects.task_groups.push_back(group);
+  if (!in_.plan.task_group.capture(in_.captured, in_.memory, group, in_.budget))
+    in_.flaw(fmt::format("task group {}", group), "cannot be read whole");
 }
 
 void TaskCapture::walk_scx_tasks() {

@@ -28,9 +28,10 @@ class TaskCapture {
   std::optional<Kva> scx_tasks_by_ring();
   void threads_of(Kva leader);
   void keep_cgroup(Kva task);
+  void keep_task_group(Kva task);
 
   CaptureContext& in_;
-  KvaSet seen_css_sets_, seen_nodes_;
+  KvaSet seen_css_sets_, seen_nodes_, seen_groups_;
 };
 
 }  // namespace ktstr

@@ -167,9 +167,27 @@ TEST(ScxHostile, TimesBeyondAnyClock) {
 TEST(ScxHostile, LimitsOfQueuesAndSchedulers) {
   FakeGuest guest;
   for (std::uint64_t id = 1; id < 50; ++id) guest.add_user_dsq(id);
-  EXPECT_EQ(guest.dump(true, {}, {.max_dsqs = 20}).dsqs_size(), 20);
+  const v1::Dump queues = guest.dump(true, {}, {.max_dsqs = 20});
+  EXPECT_EQ(queues.dsqs_size(), 20);
+  EXPECT_EQ(queues.header().incomplete(), "more than 20 dispatch queues");
   guest.add_sched("a", guest.root());
-  EXPECT_EQ(guest.dump(true, {}, {.max_scheds = 1}).scheds_size(), 1);
+  const v1::Dump scheds = guest.dump(true, {}, {.max_dsqs = 20, .max_scheds = 1});
+  EXPECT_EQ(scheds.scheds_size(), 1);
+  EXPECT_EQ(scheds.header().incomplete(), "more than 1 schedulers; more than 20 dispatch queues");
+  EXPECT_EQ(guest.dump().header().incomplete(), "");
+}
+
+TEST(ScxHostile, EveryFlawIsCounted) {
+  FakeGuest guest{{.heap = std::size_t{8} << 20}};
+  constexpr std::uint32_t kBroken = 1500;
+  for (std::uint32_t pid = 1; pid <= kBroken; ++pid) {
+    const Kva task = guest.add_task({.pid = static_cast<std::int32_t>(pid), .comm = "t"});
+    const Kva signal(guest.get(task, "task_struct", "signal"));
+    guest.write(guest.at(signal, "signal_struct", "thread_head"), kPoison);
+  }
+  const v1::Dump dump = guest.dump();
+  EXPECT_EQ(dump.faults_size(), static_cast<int>(FaultLog::kMax));
+  EXPECT_EQ(dump.header().faults(), kBroken);
 }
 
 // All of the memory that objects lie in is one byte.

@@ -132,6 +132,8 @@ TEST(ScxSched, Globals) {
   FakeGuest guest{{.nodes = 2}};
   guest.write(guest.symbol("scx_enable_state_var"), 1);
   guest.write(guest.symbol("scx_nr_rejected"), std::int64_t{-7});
+  guest.write(guest.symbol("scx_tasks_lock"), std::uint32_t{0x101});
+  guest.write(guest.symbol("scx_watchdog_work"), std::uint64_t{0x21});
   guest.write(guest.symbol("scx_watchdog_timestamp"), FakeGuest::kJiffies - 250);
   const Kva mask = guest.alloc(8);
   guest.write(mask, std::uint64_t{0b0101});
@@ -148,6 +150,9 @@ TEST(ScxSched, Globals) {
   EXPECT_EQ(dump.globals().scx_root(), guest.root().value());
   EXPECT_EQ(reason_of(dump, "ScxGlobals.scx_exit_kind"), "the kernel has no symbol scx_exit_kind");
   EXPECT_EQ(dump.cpus(1).direct_dispatch_task(), 0x55u);
+  EXPECT_EQ(dump.globals().scx_tasks_lock(), 0x101u);
+  EXPECT_EQ(dump.globals().scx_watchdog_work(), 0x21u);
+  EXPECT_NE(reason_of(dump, "TSC and ktime"), "");
   EXPECT_EQ(dump.header().jiffies(), FakeGuest::kJiffies);
   EXPECT_EQ(dump.header().hz(), FakeGuest::kHz);
   EXPECT_EQ(dump.header().clock_ns(), 1'000'000'003u);
@@ -161,6 +166,10 @@ TEST(ScxSched, RunQueue) {
   guest.set(guest.rq(1), "rq", "cfs.h_nr_queued", 4);
   guest.set(guest.rq(1), "rq", "__lock.raw_lock.val.counter", 0x101);
   const Kva waiting = guest.add_task({.pid = 4, .comm = "late"});
+  guest.set(guest.rq(1), "rq", "core_cookie", 0x77);
+  guest.set(guest.rq(1), "rq", "next_class", guest.symbol("fair_sched_class").value());
+  guest.set(guest.rq(1), "rq", "scx.rescue.budget", ~std::uint64_t{0});
+  guest.set(guest.rq(1), "rq", "scx.rescue.curr", waiting.value());
   guest.append(guest.at(guest.rq(1), "rq", "scx.ddsp_deferred_locals"),
                guest.at(waiting, "task_struct", "scx.dsq_list.node"));
   const v1::Dump dump = guest.dump();
@@ -168,6 +177,11 @@ TEST(ScxSched, RunQueue) {
   EXPECT_EQ(cpu.flags(), 9u);
   EXPECT_EQ(cpu.cfs_nr_running(), 4u);
   EXPECT_EQ(cpu.lock(), 0x101u);
+  EXPECT_EQ(cpu.rescue_budget(), -1);
+  EXPECT_EQ(cpu.core_cookie(), 0x77u);
+  EXPECT_EQ(cpu.next_class(), "fair_sched_class");
+  EXPECT_EQ(cpu.rescue_curr().comm(), "late");
+  EXPECT_FALSE(dump.cpus(2).has_rescue_curr());
   EXPECT_EQ(cpu.ddsp_deferred_locals(), 1u);
   EXPECT_EQ(other_of(cpu, "scx.novelty"), "3");
   EXPECT_EQ(access_of(dump, "Cpu.cfs_nr_running"), "rq.cfs.h_nr_queued");

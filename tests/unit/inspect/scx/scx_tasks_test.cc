@@ -168,6 +168,34 @@ TEST(ScxTasks, UnknownMembersAndFlagNames) {
   EXPECT_TRUE(enq_flags);
 }
 
+TEST(ScxTasks, TaskGroups) {
+  FakeGuest guest;
+  const Kva group = guest.make("task_group");
+  guest.set(group, "task_group", "scx.weight", 250);
+  guest.set(group, "task_group", "scx.bw_quota_us", 7000);
+  guest.set(group, "task_group", "scx.idle", 1);
+  guest.set(group, "task_group", "scx.novelty", 4);
+  for (int pid = 1; pid < 4; ++pid)
+    guest.set(guest.add_task({.pid = pid, .comm = "t"}), "task_struct", "sched_task_group", group.value());
+  const v1::Dump dump = guest.dump();
+  ASSERT_EQ(dump.task_groups_size(), 1);
+  EXPECT_EQ(dump.task_groups(0).address(), group.value());
+  EXPECT_EQ(dump.task_groups(0).weight(), 250u);
+  EXPECT_EQ(dump.task_groups(0).bw_quota_us(), 7000u);
+  EXPECT_TRUE(dump.task_groups(0).idle());
+  EXPECT_EQ(other_of(dump.task_groups(0), "scx.novelty"), "4");
+  FakeGuest legacy{{.shape = Shape::kLegacy}};
+  const Kva old = legacy.make("task_group");
+  legacy.set(old, "task_group", "scx_weight", 30);
+  legacy.set(legacy.add_task({.pid = 1, .comm = "t"}), "task_struct", "sched_task_group", old.value());
+  const v1::Dump before = legacy.dump();
+  ASSERT_EQ(before.task_groups_size(), 1);
+  EXPECT_EQ(before.task_groups(0).weight(), 30u);
+  EXPECT_FALSE(before.task_groups(0).has_idle());
+  EXPECT_EQ(reason_of(before, "TaskGroup.idle"), "struct task_group has no member scx");
+  EXPECT_EQ(faults_of(before), "");
+}
+
 TEST(ScxTasks, DispatchBuffers) {
   FakeGuest guest;
   const Kva task = guest.add_task({.pid = 31, .comm = "buffered", .on_scx_tasks = false, .in_tree = false});

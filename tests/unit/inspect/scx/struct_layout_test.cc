@@ -1,9 +1,13 @@
 #include "host/inspect/struct_layout.h"
 
+#include <functional>
+#include <span>
+
 #include <gtest/gtest.h>
 
 #include "tests/unit/inspect/scx/dump_lookup.h"
 #include "tests/unit/inspect/scx/fake_guest.h"
+#include "tests/unit/inspect/scx/type_maker.h"
 
 namespace ktstr::test {
 namespace {
@@ -74,6 +78,69 @@ TEST_F(StructLayoutTest, BitFieldsAmongTheOthers) {
   EXPECT_EQ(other_of(shown, "ops.priv"), "");
 }
 
+// A kernel's struct scx_dispatch_q with these members only.
+v1::Absence others_of_queue(const std::function<std::vector<TypeMaker::Member>(TypeMaker&)>& members) {
+  TypeMaker make;
+  make.structure("scx_dispatch_q", members(make));
+  const std::string bytes = make.btf().bytes();
+  const auto btf = Btf::parse(std::as_bytes(std::span(bytes)));
+  const KernelTypes types(*btf);
+  const StructLayout layout(types, v1::Dsq::descriptor(), 8, "");
+  for (const auto& absence : layout.absent()) {
+    if (absence.what() == "Dsq.other") return absence;
+  }
+  return {};
+}
+
+TEST_F(StructLayoutTest, OthersThatAreNotShownAreNamed) {
+  EXPECT_EQ(others_of_queue([](TypeMaker& make) {
+              return std::vector<TypeMaker::Member>{{"many", make.array(make.integer("int", 4), 20)},
+                                                    {"some", make.array(make.pointer(), 0)}};
+            }).reason(),
+            "not shown: many[16] (of 20 elements), some[] (of no fixed length)");
+  EXPECT_EQ(others_of_queue([](TypeMaker& make) {
+              std::vector<TypeMaker::Member> members;
+              const auto number = make.integer("int", 4);
+              for (int i = 0; i < 201; ++i) members.push_back({"m" + std::to_string(i), number});
+              return members;
+            }).reason(),
+            "not shown: m200 (more than 200 members)");
+  EXPECT_EQ(others_of_queue([](TypeMaker& make) {
+              auto type = make.integer("int", 4);
+              for (int i = 0; i < 5; ++i) type = make.structure("s" + std::to_string(i), {{"in", type}});
+              return std::vector<TypeMaker::Member>{{"out", type}};
+            }).reason(),
+            "not shown: out.in.in.in (a structure 4 deep)");
+}
+
+TEST_F(StructLayoutTest, ArraysMasksAndOptionsAmongTheOthers) {
+  const StructLayout& layout = guest_.plan().sched.layout;
+  const Kva mask = guest_.alloc(8);
+  guest_.write(mask, std::uint64_t{0b1010});
+  guest_.set(guest_.root(), "scx_sched", "odd_cpus", mask.value());
+  guest_.set(guest_.root(), "scx_sched", "stall_cpus", mask.value());
+  guest_.set(guest_.root(), "scx_sched", "even_cpus.bits[0]", 0b0101);
+  guest_.set(guest_.root(), "scx_sched", "has_op[1]", 77);
+  guest_.set(guest_.root(), "scx_sched", "ops.novelty_us", 5000);
+  const auto shown = show<v1::Sched>(layout, guest_.root());
+  EXPECT_EQ(other_of(shown, "odd_cpus"), "1,3");
+  EXPECT_EQ(other_of(shown, "even_cpus"), "0,2");
+  EXPECT_EQ(shown.stall_cpus(), "1,3");
+  EXPECT_EQ(other_of(shown, "has_op[0]"), "0");
+  EXPECT_EQ(other_of(shown, "has_op[1]"), "77");
+  EXPECT_EQ(other_of(shown, "ops.novelty_us"), "5000");
+  EXPECT_EQ(other_of(shown, "ops.priv"), "0x0");
+  EXPECT_EQ(other_of(shown, "ops.enqueue"), "");  // a callback
+  const Kva task = guest_.add_task({.pid = 1, .comm = "t"});
+  guest_.set(task, "task_struct", "scx.kf_tasks[1]", 0x55);
+  guest_.set(task, "task_struct", "scx.dsq_list.priv", 9);
+  const auto shown_task = show<v1::Task>(guest_.plan().task.layout, task);
+  EXPECT_EQ(other_of(shown_task, "scx.kf_tasks[1]"), "0x55");
+  EXPECT_EQ(other_of(shown_task, "scx.kf_tasks[0]"), "");  // a field
+  EXPECT_EQ(other_of(shown_task, "scx.dsq_list.priv"), "9");
+  EXPECT_EQ(faults_.count(), 0u);
+}
+
 TEST_F(StructLayoutTest, AlternativePathsAreRecorded) {
   const StructLayout layout(guest_.types(), v1::Dsq::descriptor(), 8);
   ASSERT_EQ(layout.access().size(), 1u);
@@ -106,10 +173,10 @@ TEST_F(StructLayoutTest, Alias) {
 TEST_F(StructLayoutTest, NeedAndWant) {
   StructLayout layout(guest_.types(), v1::Dsq::descriptor(), 8);
   const std::size_t absent = layout.absent().size();
-  EXPECT_TRUE(layout.want(guest_.types(), {"nothing", "nr"}));
-  EXPECT_FALSE(layout.want(guest_.types(), {"nothing"}));
+  EXPECT_TRUE(layout.want(guest_.types(), StructLayout::kNumber, {"nothing", "nr"}));
+  EXPECT_FALSE(layout.want(guest_.types(), StructLayout::kNumber, {"nothing"}));
   EXPECT_EQ(layout.absent().size(), absent);
-  EXPECT_FALSE(layout.need(guest_.types(), "a thing", {"nothing", "nought"}));
+  EXPECT_FALSE(layout.need(guest_.types(), "a thing", StructLayout::kNumber, {"nothing", "nought"}));
   ASSERT_EQ(layout.absent().size(), absent + 1);
   EXPECT_EQ(layout.absent().back().reason(),
             "struct scx_dispatch_q has no member nothing; struct scx_dispatch_q has no member nought");
