@@ -237,9 +237,10 @@ def dump_of(core, folder):
 
 def comparable(dump):
     """Without what a core does not have."""
-    dump = {**dump, "header": {}, "absent": [one for one in dump.get("absent", []) if one["what"] != "Vcpu.halted"]}
+    lacking = ("Vcpu.halted", "Vcpu.stopped_after_ns")
+    dump = {**dump, "header": {}, "absent": [one for one in dump.get("absent", []) if one["what"] not in lacking]}
     for cpu in dump["cpus"]:
-        for field in ("halted", "cr3"):
+        for field in ("halted", "stopped_after_ns", "cr3"):
             cpu["vcpu"].pop(field, None)
     for sched in dump["scheds"]:
         # Of a guest that stands at the trap it is made from registers, which belong to the trap.
