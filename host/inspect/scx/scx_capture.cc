@@ -32,7 +32,7 @@ class GlobalCapture {
   }
 
   void idle_masks() {
-    const auto found = std::find_if(kIdleMasks.begin(), kIdleMasks.end(), [&](std::string_view name) {
+    const auto* const found = std::find_if(kIdleMasks.begin(), kIdleMasks.end(), [&](std::string_view name) {
       return in_.kernel.symbol(name).has_value();
     });
     if (found != kIdleMasks.end())
