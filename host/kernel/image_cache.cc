@@ -19,7 +19,7 @@
 #include "common/quote.h"
 #include "common/xxh3.h"
 #include "host/kernel/bytes.h"
-#include "host/kernel/file_stamp.h"
+#include "common/file_stamp.h"
 
 namespace ktstr {
 namespace {

@@ -15,7 +15,7 @@
 
 #include "common/xxh3.h"
 #include "host/kernel/bytes.h"
-#include "host/kernel/file_stamp.h"
+#include "common/file_stamp.h"
 #include "tests/unit/common/scratch_dir.h"
 #include "tests/unit/kernel/test_image.h"
 
