@@ -11,6 +11,9 @@
 
 #include "host/machine/host_resources.h"
 #include "host/machine/kvm/kvm_arguments.h"
+#include "host/machine/kvm/kvm_state.h"
+#include "host/machine/kvm/state_file.h"
+#include "proto/kvm_state.pb.h"
 
 namespace ktstr::kvm {
 namespace {
@@ -74,9 +77,18 @@ Expected<void> KvmMachine::start() {
     stop();
     return propagate(std::move(built.error()), "starting the kvm machine");
   }
+  if (guest_->times) {
+    guest_clock_.hold_times(*guest_->times);
+    if (auto released = guest_clock_.release(guest_->vm, guest_->vcpus); !released) {
+      stop();
+      return propagate(std::move(released.error()), "starting a clone's clock");
+    }
+  }
   state_ = State::kRunning;
   threads_->go();
   arm_look_at_writes();
+  // For what the base's guest had left in its queues, and kicks for them that nobody has seen.
+  if (guest_->times) bell_.ring();
   return {};
 }
 
@@ -156,6 +168,27 @@ Expected<void> KvmMachine::resume() {
   return {};
 }
 
+Expected<void> KvmMachine::save(const SnapshotFiles& files) {
+  if (state_ != State::kPaused) return fail(ErrorCode::kHost, "only a paused guest can be saved");
+  if (!pause_.missing.empty())
+    return fail(ErrorCode::kHost, "cannot save the guest: not all vCPUs could be stopped");
+  {
+    const std::lock_guard lock(messages_mutex_);
+    if (std::ranges::any_of(messages_, [](const Message& message) { return message.end.has_value(); }))
+      return fail(ErrorCode::kHost, "cannot save the guest: it has just ended");
+  }
+  const auto times = guest_clock_.times(guest_->vcpus);
+  if (!times) return std::unexpected(times.error());
+  v1::KvmState state;
+  if (auto saved = save_kvm_state(*guest_, *times, state); !saved) return saved;
+  if (auto written = write_kvm_state(state, files.state.get()); !written) return written;
+  // Traps are the machine's, not the guest's.
+  traps_.lift(guest_->ram_view);
+  auto saved = guest_->ram.save(files.ram.get());
+  traps_.put_back(guest_->ram_view);
+  return saved;
+}
+
 Expected<void> KvmMachine::set_traps(std::vector<std::uint64_t> addresses) {
   if (state_ == State::kEnded) return fail(ErrorCode::kHost, "cannot set traps: the machine has ended");
   std::ranges::sort(addresses);
@@ -208,8 +241,10 @@ Expected<void> KvmMachine::change_traps(const std::function<void()>& change) {
 
 Expected<void> KvmMachine::apply_traps() {
   if (auto chosen = choose_trap_kind(); !chosen) return chosen;
-  // A kernel that has not run yet has no tracing sites.
-  traps_wait_ = state_ == State::kCreated && !traps_.port_traps(trap_addresses_, watchpoints_.size()).empty();
+  // A kernel that has not run yet has no tracing sites; a clone's has.
+  const auto ports = traps_.port_traps(trap_addresses_, watchpoints_.size());
+  traps_wait_ = state_ == State::kCreated && !ports.empty() &&
+                !(guest_->times && KvmTraps::sites_ready(guest_->vcpus.front(), guest_->ram_view, ports));
   return traps_.set(guest_->vcpus, guest_->ram_view, trap_addresses_, watchpoints_, !traps_wait_);
 }
 

@@ -2,7 +2,10 @@
 
 #include <fcntl.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <utility>
 
@@ -14,6 +17,7 @@
 #include "host/machine/tcg/pc_memory.h"
 #include "host/machine/tcg/qemu_command.h"
 #include "host/machine/tcg/register_text.h"
+#include "host/machine/tcg/tcg_snapshot.h"
 
 namespace ktstr {
 namespace {
@@ -25,6 +29,7 @@ using Clock = std::chrono::steady_clock;
 // QEMU answers within milliseconds; on a host with a hundred of these machines it may take seconds.
 constexpr auto kStartLimit = seconds(60);
 constexpr auto kCommandLimit = seconds(20);
+constexpr auto kSaveLimit = seconds(60);
 constexpr auto kExitLimit = seconds(5);
 // For handing on what a guest has left behind.
 constexpr auto kSettleLimit = seconds(10);
@@ -120,7 +125,8 @@ Expected<void> TcgMachine::launch() {
   if (!qemu) return std::unexpected(std::move(qemu.error()));
   child_ = std::move(qemu->child);
   memory_ = std::move(qemu->memory);
-  ram_ = memory_->regions();
+  state_file_ = std::move(qemu->state);
+  if (memory_) ram_ = memory_->regions();
   return connect(*qemu);
 }
 
@@ -166,8 +172,35 @@ Expected<void> TcgMachine::begin_guest() {
   if (spec_.deterministic) {
     if (auto kept = keep_on_one_cpu(); !kept) return kept;
   }
+  if (spec_.snapshot) {
+    if (auto loaded = load_snapshot(); !loaded) return loaded;
+  }
   if (auto set = traps_.apply(kCommandLimit); !set) return set;
   return go_on();
+}
+
+Expected<void> TcgMachine::load_snapshot() {
+  if (auto loaded = load_devices(*qmp_, kStartLimit); !loaded) return loaded;
+  const auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
+  if (!sizes) return std::unexpected(sizes.error());
+  auto ram = private_ram(child_->pid(), spec_.snapshot->ram.get(), *sizes);
+  if (!ram) return std::unexpected(std::move(ram.error()));
+  ram_ = *std::move(ram);
+  return {};
+}
+
+Expected<void> TcgMachine::save(const SnapshotFiles& files) {
+  if (spec_.deterministic)
+    return fail(ErrorCode::kUsage, "a deterministic guest cannot be saved: clones of it are not deterministic");
+  if (spec_.snapshot) return fail(ErrorCode::kUsage, "a clone is not saved again: its memory is its emulator's");
+  if (state_ != State::kPaused) return fail(ErrorCode::kHost, "only a paused guest can be saved");
+  if (auto saved = save_devices(*qmp_, kSaveLimit); !saved) return saved;
+  const std::uint64_t state_size = static_cast<std::uint64_t>(std::max<off_t>(lseek(state_file_.get(), 0, SEEK_END), 0));
+  if (auto copied = copy_files(std::span(&state_file_, 1), std::array{state_size}, files.state.get()); !copied)
+    return copied;
+  const auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
+  if (!sizes) return std::unexpected(sizes.error());
+  return copy_files(memory_->files(), *sizes, files.ram.get());
 }
 
 Expected<void> TcgMachine::keep_on_one_cpu() {

@@ -58,6 +58,7 @@ class TcgMachine : public Machine {
   Expected<void> set_traps(std::vector<std::uint64_t> addresses) override;
   void stop() override;
 
+  Expected<void> save(const SnapshotFiles& files) override;
   std::vector<RamRegion> ram() const override { return ram_; }
   Expected<VcpuRegisters> registers(std::uint32_t cpu) override;
   VcpuTime vcpu_time() const override { return clock_.read(); }
@@ -76,6 +77,7 @@ class TcgMachine : public Machine {
   Expected<void> connect(LaunchedQemu& qemu);
   Expected<void> begin_guest();
   Expected<void> keep_on_one_cpu();
+  Expected<void> load_snapshot();
   Expected<void> check_cpu_flags(const nlohmann::json& cpu);
   // What to say when QEMU did not come up.
   Error startup_error(Error&& error);
@@ -125,6 +127,7 @@ class TcgMachine : public Machine {
   std::optional<OneHostCpu> host_cpu_;  // of a deterministic guest
   std::optional<QmpClient> qmp_;
   std::optional<GuestMemoryFiles> memory_;
+  UniqueFd state_file_;  // where QEMU saves devices to; of a clone: none
   std::vector<RamRegion> ram_;
   std::vector<std::shared_ptr<StreamPort>> ports_;  // serial, hvc, frames, QEMU's own output
   std::string output_;                              // last words of QEMU

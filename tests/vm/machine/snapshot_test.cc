@@ -1,0 +1,234 @@
+// A guest that is saved and gone on from, on either machine: what runs on is the same guest, and clones of it
+// share nothing.
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <optional>
+#include <string>
+
+#include <fmt/core.h>
+#include <gtest/gtest.h>
+
+#include "common/xxh3.h"
+#include "host/kernel/symbol_sources.h"
+#include "host/memory/guest_memory.h"
+#include "tests/vm/machine/machine_harness.h"
+
+namespace ktstr::test {
+namespace {
+
+using std::chrono::seconds;
+using Kind = MachineEvent::Kind;
+
+UniqueFd copy_of(const UniqueFd& fd) {
+  return UniqueFd(fcntl(fd.get(), F_DUPFD_CLOEXEC, 3));
+}
+
+// The beats that a console has shown: the last one's number and the guest's time then, ns.
+struct Beat {
+  std::uint64_t number = 0;
+  std::uint64_t nanoseconds = 0;
+};
+std::vector<Beat> beats(const std::string& serial) {
+  std::vector<Beat> all;
+  for (std::size_t at = serial.find("BEAT "); at != std::string::npos; at = serial.find("BEAT ", at + 1)) {
+    unsigned long long number = 0, sec = 0, nsec = 0;
+    char end = 0;
+    if (std::sscanf(serial.c_str() + at, "BEAT %llu %llu.%9llu%c", &number, &sec, &nsec, &end) == 4)
+      all.push_back({number, sec * 1'000'000'000 + nsec});
+  }
+  return all;
+}
+
+class SnapshotTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    kernel_ = test_kernel();
+    if (!kernel_) GTEST_SKIP() << "KTSTR_TEST_KERNEL_72 does not name a kernel folder";
+    files_.ram.reset(open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    files_.state.reset(open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    ASSERT_TRUE(files_.ram && files_.state);
+  }
+
+  BootSpec spec(const std::string& what) const { return test_boot_spec(*kernel_, what); }
+  BootSpec clone_spec(const std::string& what) const {
+    BootSpec clone = spec(what);
+    clone.snapshot = SnapshotFiles{copy_of(files_.ram), copy_of(files_.state)};
+    return clone;
+  }
+
+  // Boots a guest to `beats` beats, saves it, and leaves it paused.
+  void save_at(MachineUnderTest& machine, std::size_t count) {
+    ASSERT_TRUE(machine.start());
+    ASSERT_TRUE(machine.run_until([&] { return beats(machine.serial).size() >= count; })) << machine.serial;
+    const auto paused = machine->pause(seconds(20));
+    ASSERT_TRUE(paused) << paused.error().to_string();
+    const auto saved = machine->save(files_);
+    ASSERT_TRUE(saved) << saved.error().to_string();
+  }
+
+  std::string ram_hash() const {
+    struct stat st {};
+    EXPECT_EQ(fstat(files_.ram.get(), &st), 0);
+    const auto mapping = Mapping::map(files_.ram.get(), static_cast<std::uint64_t>(st.st_size), PROT_READ, MAP_PRIVATE);
+    EXPECT_TRUE(mapping);
+    return mapping ? xxh3_128_hex(mapping->bytes()) : "";
+  }
+
+  std::optional<KernelImage> kernel_;
+  SnapshotFiles files_;
+};
+
+// Numbers follow each other, and no step of the guest's clock is longer than a busy host explains.
+void expect_goes_on(const std::vector<Beat>& seen, std::uint64_t after) {
+  ASSERT_FALSE(seen.empty());
+  EXPECT_LE(seen.front().number, after + 2);
+  for (std::size_t i = 1; i < seen.size(); ++i) {
+    EXPECT_EQ(seen[i].number, seen[i - 1].number + 1);
+    EXPECT_GT(seen[i].nanoseconds, seen[i - 1].nanoseconds);
+    EXPECT_LT(seen[i].nanoseconds - seen[i - 1].nanoseconds, 1'000'000'000u);
+  }
+}
+
+TEST_F(SnapshotTest, TheGuestThatWasSavedGoesOn) {
+  MachineUnderTest machine(spec("beat"));
+  save_at(machine, 20);
+  ASSERT_FALSE(HasFailure());
+  const std::size_t before = beats(machine.serial).size();
+  const auto resumed = machine->resume();
+  ASSERT_TRUE(resumed) << resumed.error().to_string();
+  ASSERT_TRUE(machine.run_until([&] { return beats(machine.serial).size() >= before + 50; })) << machine.serial;
+  expect_goes_on(beats(machine.serial), 0);
+}
+
+TEST_F(SnapshotTest, ClonesGoOnWhereItStoodAndShareNothing) {
+  Beat last;
+  {
+    MachineUnderTest machine(spec("beat"));
+    save_at(machine, 20);
+    ASSERT_FALSE(HasFailure());
+    last = beats(machine.serial).back();
+  }
+  const std::string hash = ram_hash();
+  MachineUnderTest first(clone_spec("beat"));
+  MachineUnderTest second(clone_spec("beat"));
+  for (MachineUnderTest* clone : {&first, &second}) {
+    const auto started = clone->start();
+    ASSERT_TRUE(started) << started.error().to_string();
+  }
+  for (MachineUnderTest* clone : {&first, &second}) {
+    ASSERT_TRUE(clone->run_until([&] { return beats(clone->serial).size() >= 50; })) << clone->serial;
+    expect_goes_on(beats(clone->serial), last.number);
+    // The time between save and start is not the guest's.
+    EXPECT_LT(beats(clone->serial).front().nanoseconds - last.nanoseconds, 1'000'000'000u);
+    EXPECT_EQ(clone->serial.find("soft lockup"), std::string::npos);
+    EXPECT_EQ(clone->serial.find("Linux version"), std::string::npos);
+  }
+  EXPECT_EQ(ram_hash(), hash);
+}
+
+TEST_F(SnapshotTest, AClonesMemoryAndRegistersAreReadable) {
+  {
+    MachineUnderTest machine(spec("memory"));
+    save_at(machine, 3);
+    ASSERT_FALSE(HasFailure());
+  }
+  MachineUnderTest clone(clone_spec("memory"));
+  const auto started = clone.start();
+  ASSERT_TRUE(started) << started.error().to_string();
+  ASSERT_TRUE(clone.run_until([&] { return beats(clone.serial).size() >= 3; })) << clone.serial;
+  ASSERT_TRUE(clone->pause(seconds(20)));
+  const auto registers = clone->registers(0);
+  ASSERT_TRUE(registers) << registers.error().to_string();
+  EXPECT_NE(registers->rip, 0u);
+  std::vector<MemoryRegion> regions;
+  for (const RamRegion& region : clone->ram()) regions.push_back({Gpa(region.gpa), region.host, region.process});
+  const auto memory = GuestMemory::create(regions);
+  ASSERT_TRUE(memory) << memory.error().to_string();
+  // The kernel names itself in its own memory (linux_banner), which runs from where it was linked.
+  auto symbols = find_symbols(*kernel_);
+  ASSERT_TRUE(symbols) << symbols.error().to_string();
+  constexpr std::uint64_t kStartKernelMap = 0xffffffff80000000;
+  const Gpa banner(symbols->table.address("linux_banner").value_or(0) - kStartKernelMap);
+  ReadBudget budget(std::uint64_t{1} << 20);
+  const auto text = memory->read_c_string(banner, 256, budget);
+  ASSERT_TRUE(text) << clone.serial;
+  EXPECT_TRUE(text->text.starts_with("Linux version " + kernel_->release())) << text->text;
+}
+
+TEST_F(SnapshotTest, TrapsOfACloneAreInForceFromItsStart) {
+  auto symbols = find_symbols(*kernel_);
+  ASSERT_TRUE(symbols) << symbols.error().to_string();
+  const std::uint64_t trap = symbols->table.address("__sys_setregid").value_or(0);
+  ASSERT_NE(trap, 0u);
+  {
+    MachineUnderTest machine(spec("callforever"));
+    ASSERT_TRUE(machine.start());
+    ASSERT_TRUE(machine.run_until_serial("CALL 3\r\n")) << machine.serial;
+    ASSERT_TRUE(machine->pause(seconds(20)));
+    const auto saved = machine->save(files_);
+    ASSERT_TRUE(saved) << saved.error().to_string();
+  }
+  MachineUnderTest clone(clone_spec("callforever"));
+  ASSERT_TRUE(clone->set_traps({trap}));
+  ASSERT_TRUE(clone.start());
+  std::uint64_t last = 0;
+  for (std::size_t hits = 1; hits <= 5; ++hits) {
+    ASSERT_TRUE(clone.run_until([&] { return clone.events.size() >= hits; })) << clone.serial;
+    const MachineEvent& event = clone.events.back();
+    ASSERT_EQ(event.kind, Kind::kTrapped) << event.detail;
+    const auto registers = clone->registers(event.cpu);
+    ASSERT_TRUE(registers) << registers.error().to_string();
+    EXPECT_EQ(registers->rip, trap);
+    if (hits > 1) {
+      EXPECT_EQ(registers->rsi, last + 1);
+    }
+    last = registers->rsi;
+    ASSERT_TRUE(clone->resume());
+  }
+  EXPECT_GE(last, 100u + 3);
+}
+
+TEST_F(SnapshotTest, FramesTravelInAClone) {
+  {
+    MachineUnderTest machine(spec("echo"));
+    ASSERT_TRUE(machine.start());
+    ASSERT_TRUE(machine.run_until_serial("ECHO 1\r\n")) << machine.serial;
+    ASSERT_TRUE(machine->pause(seconds(20)));
+    ASSERT_TRUE(machine->save(files_));
+  }
+  MachineUnderTest clone(clone_spec("echo"));
+  ASSERT_TRUE(clone.start());
+  ASSERT_TRUE(clone->frames().send("first words of a clone!"));
+  ASSERT_TRUE(clone.run_until([&] { return clone.frames.find('!') != std::string::npos; })) << clone.serial;
+  EXPECT_EQ(clone.frames, "first words of a clone!");
+}
+
+TEST_F(SnapshotTest, WhatIsNoSnapshotIsRefused) {
+  {
+    MachineUnderTest machine(spec("beat"));
+    save_at(machine, 3);
+    ASSERT_FALSE(HasFailure());
+  }
+  struct stat st {};
+  ASSERT_EQ(fstat(files_.state.get(), &st), 0);
+  ASSERT_EQ(ftruncate(files_.state.get(), st.st_size / 2), 0);
+  MachineUnderTest torn(clone_spec("beat"));
+  const auto started = torn.start();
+  ASSERT_FALSE(started);
+  EXPECT_EQ(started.error().code(), ErrorCode::kHost) << started.error().to_string();
+}
+
+TEST_F(SnapshotTest, ARunningGuestIsNotSaved) {
+  MachineUnderTest machine(spec("beat"));
+  ASSERT_TRUE(machine.start());
+  ASSERT_TRUE(machine.run_until_serial("BEAT 1")) << machine.serial;
+  EXPECT_FALSE(machine->save(files_));
+  EXPECT_TRUE(machine.run_until_serial("BEAT 9"));
+}
+
+}  // namespace
+}  // namespace ktstr::test
