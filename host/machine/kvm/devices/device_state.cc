@@ -92,8 +92,7 @@ Expected<void> Serial16550::load(const v1::SerialState& from) {
     registers_.*byte.to = static_cast<std::uint8_t>(byte.value);
   }
   registers_.transmitter_pending = from.transmitter_pending();
-  const std::size_t half = std::min(from.output().size(), max_half_);
-  older_ = from.output().substr(0, from.output().size() - half);
+  older_ = from.output().size() > max_half_ ? from.output().substr(0, max_half_) : std::string();
   newer_ = from.output().substr(older_.size());
   return {};
 }
