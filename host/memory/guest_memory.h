@@ -32,8 +32,8 @@ namespace ktstr {
 struct MemoryRegion {
   Gpa gpa;
   std::span<const std::byte> bytes;
-  // The process whose addresses these are, which must be a child of ours (process_vm_readv(2) needs the right to
-  // trace it); 0: this one. A read of another process's memory is a system call.
+  // The process whose addresses these are, which must be a child of ours (process_vm_readv(2) needs the right
+  // to trace it); 0: this one. A read of another process's memory is a system call.
   pid_t process = 0;
 };
 

@@ -17,8 +17,8 @@ struct LaunchedQemu {
   ChildProcess child;
   std::optional<GuestMemoryFiles> memory;  // nothing: a clone has its memory for itself
   UniqueFd state;                          // QemuFd::kState
-  UniqueFd qmp, gdb;             // connected stream sockets
-  UniqueFd serial, hvc, frames;  // the guest's ports; pipes or stream sockets
+  UniqueFd qmp, gdb;                       // connected stream sockets
+  UniqueFd serial, hvc, frames;            // the guest's ports; pipes or stream sockets
 };
 
 // `argv`: of qemu_command(spec, ...). The guest does not run yet. Errors (kHost): the host has too little

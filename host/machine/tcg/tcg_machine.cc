@@ -1,7 +1,6 @@
 #include "host/machine/tcg/tcg_machine.h"
 
 #include <fcntl.h>
-
 #include <unistd.h>
 
 #include <algorithm>
@@ -191,12 +190,16 @@ Expected<void> TcgMachine::load_snapshot() {
 
 Expected<void> TcgMachine::save(const SnapshotFiles& files) {
   if (spec_.deterministic)
-    return fail(ErrorCode::kUsage, "a deterministic guest cannot be saved: clones of it are not deterministic");
-  if (spec_.snapshot) return fail(ErrorCode::kUsage, "a clone is not saved again: its memory is its emulator's");
+    return fail(ErrorCode::kUsage,
+                "a deterministic guest cannot be saved: clones of it are not deterministic");
+  if (spec_.snapshot)
+    return fail(ErrorCode::kUsage, "a clone is not saved again: its memory is its emulator's");
   if (state_ != State::kPaused) return fail(ErrorCode::kHost, "only a paused guest can be saved");
   if (auto saved = save_devices(*qmp_, kSaveLimit); !saved) return saved;
-  const std::uint64_t state_size = static_cast<std::uint64_t>(std::max<off_t>(lseek(state_file_.get(), 0, SEEK_END), 0));
-  if (auto copied = copy_files(std::span(&state_file_, 1), std::array{state_size}, files.state.get()); !copied)
+  const std::uint64_t state_size =
+      static_cast<std::uint64_t>(std::max<off_t>(lseek(state_file_.get(), 0, SEEK_END), 0));
+  if (auto copied = copy_files(std::span(&state_file_, 1), std::array{state_size}, files.state.get());
+      !copied)
     return copied;
   const auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
   if (!sizes) return std::unexpected(sizes.error());

@@ -27,7 +27,8 @@ std::string state_uri() {
 Expected<void> leave_out_ram(QmpClient& qmp, std::chrono::nanoseconds limit) {
   const auto set = qmp.execute(
       "migrate-set-capabilities",
-      {{"capabilities", nlohmann::json::array({{{"capability", "x-ignore-shared"}, {"state", true}}})}}, limit);
+      {{"capabilities", nlohmann::json::array({{{"capability", "x-ignore-shared"}, {"state", true}}})}},
+      limit);
   if (!set) return std::unexpected(set.error());
   return {};
 }
@@ -98,7 +99,8 @@ Expected<void> copy_files(std::span<const UniqueFd> from, std::span<const std::u
     }
     base += size;
   }
-  if (ftruncate(to, base) != 0) return fail_errno(ErrorCode::kHost, "cannot give the file of guest RAM its size");
+  if (ftruncate(to, base) != 0)
+    return fail_errno(ErrorCode::kHost, "cannot give the file of guest RAM its size");
   return {};
 }
 
@@ -157,7 +159,8 @@ Expected<std::vector<RamRegion>> private_ram(pid_t process, int file,
       return offset >= line.offset && offset - line.offset + piece.size <= line.end - line.begin;
     });
     if (there == lines.end())
-      return fail(ErrorCode::kHost, fmt::format("process {} has not mapped guest RAM from {:#x} on", process, piece.gpa));
+      return fail(ErrorCode::kHost,
+                  fmt::format("process {} has not mapped guest RAM from {:#x} on", process, piece.gpa));
     // An address of that process: nobody here follows it.
     auto* const address = reinterpret_cast<std::byte*>(there->begin + (offset - there->offset));
     regions.push_back({.gpa = piece.gpa, .host = std::span(address, piece.size), .process = process});

@@ -2,8 +2,8 @@
 //
 // A snapshot is a migration to a file. RAM does not take part: it lies in files already, and with the
 // capability x-ignore-shared QEMU leaves memory out that others share (docs/devel/migration in QEMU's source;
-// system/migration ram.c, migrate_ignore_shared). So the state file holds devices and vCPUs only, some 350 KB,
-// and takes milliseconds; the RAM files' data are copied, holes left out.
+// system/migration ram.c, migrate_ignore_shared). So the state file holds devices and vCPUs only, some 350
+// KB, and takes milliseconds; the RAM files' data are copied, holes left out.
 //
 // A clone maps the RAM file privately: what it writes is its own, nothing is copied before, and clones share
 // what none of them has written. Then nobody else has that memory mapped, and it is read with
@@ -37,9 +37,10 @@ Expected<void> load_devices(QmpClient& qmp, std::chrono::nanoseconds limit);
 // Appends files of `sizes` bytes each to `to`, one behind the other; holes stay holes. Error kHost.
 Expected<void> copy_files(std::span<const UniqueFd> from, std::span<const std::uint64_t> sizes, int to);
 
-// Where `process` has mapped `file`, whose `node_bytes` lie one behind the other: the regions of guest RAM, in
-// addresses of that process. Error kHost when a part is not mapped.
-Expected<std::vector<RamRegion>> private_ram(pid_t process, int file, std::span<const std::uint64_t> node_bytes);
+// Where `process` has mapped `file`, whose `node_bytes` lie one behind the other: the regions of guest RAM,
+// in addresses of that process. Error kHost when a part is not mapped.
+Expected<std::vector<RamRegion>> private_ram(pid_t process, int file,
+                                             std::span<const std::uint64_t> node_bytes);
 
 // One line of /proc/PID/maps (proc(5)).
 struct MapsLine {

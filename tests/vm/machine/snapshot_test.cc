@@ -12,6 +12,7 @@
 #include <fmt/core.h>
 #include <gtest/gtest.h>
 
+#include "common/mapping.h"
 #include "common/xxh3.h"
 #include "host/kernel/symbol_sources.h"
 #include "host/memory/guest_memory.h"
@@ -73,9 +74,10 @@ class SnapshotTest : public ::testing::Test {
   std::string ram_hash() const {
     struct stat st {};
     EXPECT_EQ(fstat(files_.ram.get(), &st), 0);
-    const auto mapping = Mapping::map(files_.ram.get(), static_cast<std::uint64_t>(st.st_size), PROT_READ, MAP_PRIVATE);
+    const auto mapping =
+        Mapping::map(files_.ram.get(), static_cast<std::uint64_t>(st.st_size), PROT_READ, MAP_PRIVATE);
     EXPECT_TRUE(mapping);
-    return mapping ? xxh3_128_hex(mapping->bytes()) : "";
+    return mapping ? Xxh3::hex_of(mapping->bytes()) : "";
   }
 
   std::optional<KernelImage> kernel_;
@@ -100,7 +102,8 @@ TEST_F(SnapshotTest, TheGuestThatWasSavedGoesOn) {
   const std::size_t before = beats(machine.serial).size();
   const auto resumed = machine->resume();
   ASSERT_TRUE(resumed) << resumed.error().to_string();
-  ASSERT_TRUE(machine.run_until([&] { return beats(machine.serial).size() >= before + 50; })) << machine.serial;
+  ASSERT_TRUE(machine.run_until([&] { return beats(machine.serial).size() >= before + 50; }))
+      << machine.serial;
   expect_goes_on(beats(machine.serial), 0);
 }
 
@@ -145,7 +148,8 @@ TEST_F(SnapshotTest, AClonesMemoryAndRegistersAreReadable) {
   ASSERT_TRUE(registers) << registers.error().to_string();
   EXPECT_NE(registers->rip, 0u);
   std::vector<MemoryRegion> regions;
-  for (const RamRegion& region : clone->ram()) regions.push_back({Gpa(region.gpa), region.host, region.process});
+  for (const RamRegion& region : clone->ram())
+    regions.push_back({Gpa(region.gpa), region.host, region.process});
   const auto memory = GuestMemory::create(regions);
   ASSERT_TRUE(memory) << memory.error().to_string();
   // The kernel names itself in its own memory (linux_banner), which runs from where it was linked.
@@ -153,7 +157,7 @@ TEST_F(SnapshotTest, AClonesMemoryAndRegistersAreReadable) {
   ASSERT_TRUE(symbols) << symbols.error().to_string();
   constexpr std::uint64_t kStartKernelMap = 0xffffffff80000000;
   const Gpa banner(symbols->table.address("linux_banner").value_or(0) - kStartKernelMap);
-  ReadBudget budget(std::uint64_t{1} << 20);
+  ReadBudget budget(std::uint64_t{1} << 20, 1000);
   const auto text = memory->read_c_string(banner, 256, budget);
   ASSERT_TRUE(text) << clone.serial;
   EXPECT_TRUE(text->text.starts_with("Linux version " + kernel_->release())) << text->text;
