@@ -44,15 +44,16 @@ Expected<> for_each_run(std::uint64_t offset, std::span<const std::byte> bytes, 
   return {};
 }
 
-// Calls `piece(offset, bytes)` for what a file has that is not in a hole, in whole pages.
+// Calls `piece(offset, bytes)` for what a file has from `begin` to `size` that is not in a hole, in whole
+// pages.
 template <typename Piece>
-Expected<> for_each_piece(int fd, std::uint64_t size, const Piece& piece) {
+Expected<> for_each_piece(int fd, std::uint64_t begin, std::uint64_t size, const Piece& piece) {
   struct stat st = {};
   if (::fstat(fd, &st) != 0) return fail_errno(ErrorCode::kHost, "cannot stat the file");
   if (static_cast<std::uint64_t>(st.st_size) < size)
     return fail(ErrorCode::kUsage, fmt::format("the file has {} bytes instead of {}", st.st_size, size));
-  std::vector<std::byte> buffer(std::min<std::uint64_t>(kPiece, size));
-  for (std::uint64_t at = 0; at < size;) {
+  std::vector<std::byte> buffer(std::min<std::uint64_t>(kPiece, size - begin));
+  for (std::uint64_t at = begin; at < size;) {
     const off_t data = ::lseek(fd, static_cast<off_t>(at), SEEK_DATA);
     if (data < 0 && errno == ENXIO) break;  // nothing but a hole
     // A file system without holes has EINVAL, and then all is data.
@@ -81,8 +82,9 @@ Expected<> for_each_piece(int fd, std::uint64_t size, const Piece& piece) {
   return {};
 }
 
-// Behind the limit the kernel sends SIGXFSZ, which ends this process, before it says EFBIG.
-Expected<> check_size_limit(std::uint64_t end) {
+}  // namespace
+
+Expected<> check_file_limit(std::uint64_t end) {
   rlimit limit = {};
   if (::getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || end <= limit.rlim_cur)
     return {};
@@ -92,8 +94,6 @@ Expected<> check_size_limit(std::uint64_t end) {
                                     format_size(limit.rlim_cur), format_size(end)),
                         EFBIG));
 }
-
-}  // namespace
 
 void SparseChecksum::add(std::uint64_t offset, std::span<const std::byte> bytes) {
   static_cast<void>(for_each_run(offset, bytes, [&](std::uint64_t at, std::span<const std::byte> run) {
@@ -135,18 +135,19 @@ Expected<> SparseWriter::append(std::span<const std::byte> memory) {
   return {};
 }
 
-Expected<> SparseWriter::append_file(int file, std::uint64_t size) {
+Expected<> SparseWriter::append_file(int file, std::uint64_t size, std::uint64_t from) {
   const std::uint64_t start = size_;
-  auto written = for_each_piece(file, size, [&](std::uint64_t at, std::span<const std::byte> bytes) {
-    size_ = start + at;
-    return write_pages(bytes);
-  });
+  auto written =
+      for_each_piece(file, from, from + size, [&](std::uint64_t at, std::span<const std::byte> bytes) {
+        size_ = start + (at - from);
+        return write_pages(bytes);
+      });
   size_ = start + size;
   return written;
 }
 
 Expected<> SparseWriter::write_pages(std::span<const std::byte> pages) {
-  if (auto allowed = check_size_limit(size_ + pages.size()); !allowed) return allowed;
+  if (auto allowed = check_file_limit(size_ + pages.size()); !allowed) return allowed;
   checksum_.add(size_, pages);
   auto written =
       for_each_run(size_, pages, [&](std::uint64_t at, std::span<const std::byte> run) -> Expected<> {
@@ -165,7 +166,7 @@ Expected<> SparseWriter::write_pages(std::span<const std::byte> pages) {
 }
 
 Expected<SparseContents> SparseWriter::finish() {
-  if (auto allowed = check_size_limit(size_); !allowed) return std::unexpected(std::move(allowed.error()));
+  if (auto allowed = check_file_limit(size_); !allowed) return std::unexpected(std::move(allowed.error()));
   if (::ftruncate(fd_, static_cast<off_t>(size_)) != 0)
     return fail_errno(ErrorCode::kHost, fmt::format("cannot make the file {} long", format_size(size_)));
   return SparseContents{.size = size_, .data = data_, .checksum = checksum_.finish(size_)};
@@ -173,7 +174,7 @@ Expected<SparseContents> SparseWriter::finish() {
 
 Expected<std::string> sparse_checksum(int fd, std::uint64_t size) {
   SparseChecksum checksum;
-  auto read = for_each_piece(fd, size, [&](std::uint64_t at, std::span<const std::byte> bytes) {
+  auto read = for_each_piece(fd, 0, size, [&](std::uint64_t at, std::span<const std::byte> bytes) {
     checksum.add(at, bytes);
     return Expected<>();
   });

@@ -54,9 +54,11 @@ class SparseWriter {
 
   // Memory of this process, whole pages, which nobody changes meanwhile.
   Expected<> append(std::span<const std::byte> memory);
-  // The first `size` bytes, whole pages, of another file. For guest RAM in a memfd: reading a hole through a
-  // mapping would give it a page. Error kUsage when the file is shorter.
-  Expected<> append_file(int file, std::uint64_t size);
+  // `size` bytes of another file, whole pages from a page on. For guest RAM in a memfd: reading a hole
+  // through a mapping would give it a page. Error kUsage when the file is shorter.
+  Expected<> append_file(int file, std::uint64_t size, std::uint64_t from = 0);
+  // Zeros, whole pages.
+  void skip(std::uint64_t size) { size_ += size; }
   // Gives the file its size. Nothing can be appended afterwards.
   Expected<SparseContents> finish();
 
@@ -68,6 +70,10 @@ class SparseWriter {
   std::uint64_t data_ = 0;
   SparseChecksum checksum_;
 };
+
+// Error kHost for a file longer than this process may write (RLIMIT_FSIZE): the kernel sends SIGXFSZ, which
+// ends it, before it says EFBIG.
+Expected<> check_file_limit(std::uint64_t size);
 
 // Reads the first `size` bytes of `fd`, without its holes. Errors: kHost when reading fails, kUsage when the
 // file is shorter.

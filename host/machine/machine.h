@@ -59,9 +59,9 @@ struct BootSpec {
   // CONFIG_HZ of the kernel, 0 when not known. With it a machine can tell the kernel its delay-loop
   // calibration.
   std::uint32_t kernel_hz = 0;
-  // The guest goes on from here in place of booting: one that a machine of the same kind and version has saved,
-  // with the same topology, memory, CPU flags, kernel and command line. The files are only read; `ram` must not
-  // change as long as the machine lives.
+  // The guest goes on from here in place of booting: one that a machine of the same kind and version has
+  // saved, with the same topology, memory, CPU flags, kernel and command line. The files are only read; `ram`
+  // must not change as long as the machine lives.
   std::optional<SnapshotFiles> snapshot;
   // The guest is to be a function of its inputs and the seed; only a tcg machine can do that. Nothing enters
   // such a guest after its start: its FrameLink cannot send.
@@ -72,7 +72,8 @@ struct BootSpec {
 struct RamRegion {
   std::uint64_t gpa = 0;      // first guest-physical address
   std::span<std::byte> host;  // where it is mapped; valid until Machine::stop
-  // The process that has it mapped there, a child of ours; 0: this one. A clone's RAM is private to its emulator.
+  // The process that has it mapped there, a child of ours; 0: this one. A clone's RAM is private to its
+  // emulator.
   pid_t process = 0;
 };
 
@@ -196,10 +197,11 @@ class Machine {
   // executes the trapped instruction, alone; the trap stays.
   virtual Expected<void> resume() = 0;
 
-  // Writes a paused guest to two empty files; it is still paused then and can go on. What it has written to its
-  // ports may come to a clone's receivers as well, if it has not arrived yet. Errors: kHost, and then the files
-  // are worthless; a guest that cannot be saved (a deterministic one) is kUsage.
-  virtual Expected<void> save(const SnapshotFiles& files) = 0;
+  // Writes a paused guest to two empty files; it is still paused then and can go on. What it has written to
+  // its ports may come to a clone's receivers as well, if it has not arrived yet. Gives the checksum of the
+  // RAM file (SparseChecksum). Errors: kHost, and then the files are worthless; a guest that cannot be saved
+  // (a deterministic one, a tcg clone, one of an emulator before QEMU 10) is kUsage.
+  virtual Expected<std::string> save(const SnapshotFiles& files) = 0;
 
   // Replaces all traps: virtual addresses of instructions, in whatever address space, before which the guest
   // stops on any vCPU, with the event kTrapped. At most kMaxTraps different ones; none removes all.

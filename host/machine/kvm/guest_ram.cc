@@ -11,6 +11,7 @@
 
 #include <fmt/core.h>
 
+#include "common/sparse_file.h"
 #include "common/units.h"
 #include "host/machine/kvm/guest_layout.h"
 #include "host/machine/kvm/ram_pages.h"
@@ -105,42 +106,38 @@ Expected<void> GuestRam::map_from(int file, std::uint64_t offset, std::span<std:
       });
 }
 
-Expected<void> GuestRam::save(int file) const {
-  std::uint64_t total = 0;
-  for (const Mapping& node : nodes_) total += node.size();
-  if (auto allowed = check_file_limit(total); !allowed) return allowed;
-  std::uint64_t begin = 0;
+Expected<std::string> GuestRam::save(int file) const {
+  SparseWriter writer(file);
   for (const Mapping& node : nodes_) {
     auto saved = for_each_page_run(node.bytes(), [&](std::span<const std::byte> pages, bool touched) {
-      const std::uint64_t offset = begin + static_cast<std::uint64_t>(pages.data() - node.bytes().data());
-      return touched ? write_sparse(file, offset, pages) : save_untouched(pages, file, offset);
+      return touched ? writer.append(pages) : save_untouched(pages, writer);
     });
-    if (!saved) return saved;
-    begin += node.size();
+    if (!saved) return propagate(std::move(saved.error()), "writing guest RAM");
   }
-  if (ftruncate(file, static_cast<off_t>(total)) != 0)
-    return fail_errno(ErrorCode::kHost, "cannot give the RAM file its size");
-  return {};
+  auto contents = writer.finish();
+  if (!contents) return propagate(std::move(contents.error()), "writing guest RAM");
+  return std::move(contents->checksum);
 }
 
 // Zeros, except where a file is mapped.
-Expected<void> GuestRam::save_untouched(std::span<const std::byte> pages, int file,
-                                        std::uint64_t offset) const {
+Expected<void> GuestRam::save_untouched(std::span<const std::byte> pages, SparseWriter& writer) const {
   const std::byte* const end = pages.data() + pages.size();
+  const std::byte* at = pages.data();
   for (const FileRange& range : file_ranges_) {
-    const std::byte* const from = std::max(pages.data(), range.memory.data());
+    const std::byte* const from = std::max(at, range.memory.data());
     const std::byte* const to = std::min(end, range.memory.data() + range.memory.size());
     if (from >= to) continue;
+    writer.skip(static_cast<std::uint64_t>(from - at));
     const auto size = static_cast<std::uint64_t>(to - from);
-    const std::uint64_t at = offset + static_cast<std::uint64_t>(from - pages.data());
     // Not by reading the memory, which would make pages of the snapshot's holes.
-    auto saved = snapshot_
-                     ? copy_sparse(snapshot_.get(),
-                                   range.offset + static_cast<std::uint64_t>(from - range.memory.data()),
-                                   size, file, at)
-                     : write_sparse(file, at, {from, size});
+    auto saved =
+        snapshot_ ? writer.append_file(snapshot_.get(), size,
+                                       range.offset + static_cast<std::uint64_t>(from - range.memory.data()))
+                  : writer.append({from, size});
     if (!saved) return saved;
+    at = to;
   }
+  writer.skip(static_cast<std::uint64_t>(end - at));
   return {};
 }
 

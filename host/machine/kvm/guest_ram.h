@@ -16,6 +16,7 @@
 
 #include "common/error.h"
 #include "common/mapping.h"
+#include "common/sparse_file.h"
 #include "common/unique_fd.h"
 #include "host/machine/host_use.h"
 #include "host/machine/machine.h"
@@ -36,8 +37,8 @@ class GuestRam {
   static Expected<GuestRam> create_from(int file, std::span<const std::uint64_t> node_bytes, RamPages pages);
 
   // Writes all memory to an empty file, node after node, pages of zeros as holes. Nobody may change it
-  // meanwhile. Error kHost.
-  Expected<void> save(int file) const;
+  // meanwhile. The checksum of it as of SparseChecksum. Error kHost.
+  Expected<std::string> save(int file) const;
 
   const std::vector<RamPiece>& pieces() const { return pieces_; }
   // Of each node; the RAM file has them one behind the other.
@@ -64,7 +65,7 @@ class GuestRam {
 
   Expected<void> map_from(int file, std::uint64_t offset, std::span<std::byte> to);
   Expected<void> copy_file(int file, std::uint64_t offset, std::span<std::byte> to);
-  Expected<void> save_untouched(std::span<const std::byte> pages, int file, std::uint64_t offset) const;
+  Expected<void> save_untouched(std::span<const std::byte> pages, SparseWriter& writer) const;
 
   RamPages pages_ = RamPages::kNormal;
   std::vector<Mapping> nodes_;

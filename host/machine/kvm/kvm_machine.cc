@@ -168,7 +168,7 @@ Expected<void> KvmMachine::resume() {
   return {};
 }
 
-Expected<void> KvmMachine::save(const SnapshotFiles& files) {
+Expected<std::string> KvmMachine::save(const SnapshotFiles& files) {
   if (state_ != State::kPaused) return fail(ErrorCode::kHost, "only a paused guest can be saved");
   if (!pause_.missing.empty())
     return fail(ErrorCode::kHost, "cannot save the guest: not all vCPUs could be stopped");
@@ -180,8 +180,10 @@ Expected<void> KvmMachine::save(const SnapshotFiles& files) {
   const auto times = guest_clock_.times(guest_->vcpus);
   if (!times) return std::unexpected(times.error());
   v1::KvmState state;
-  if (auto saved = save_kvm_state(*guest_, *times, state); !saved) return saved;
-  if (auto written = write_kvm_state(state, files.state.get()); !written) return written;
+  if (auto saved = save_kvm_state(*guest_, *times, state); !saved)
+    return std::unexpected(std::move(saved.error()));
+  if (auto written = write_kvm_state(state, files.state.get()); !written)
+    return std::unexpected(std::move(written.error()));
   // Traps are the machine's, not the guest's.
   traps_.lift(guest_->ram_view);
   auto saved = guest_->ram.save(files.ram.get());

@@ -61,7 +61,7 @@ class KvmMachine final : public Machine {
   Expected<void> start() override;
   Expected<PauseReport> pause(std::chrono::nanoseconds limit) override;
   Expected<void> resume() override;
-  Expected<void> save(const SnapshotFiles& files) override;
+  Expected<std::string> save(const SnapshotFiles& files) override;
   Expected<void> set_traps(std::vector<std::uint64_t> addresses) override;
   // Replaces all watchpoints: the guest stops after an instruction on any vCPU that has written there, with
   // the event kWritten. At most KvmTraps::kWatchpoints; each takes a debug register that a trap could have

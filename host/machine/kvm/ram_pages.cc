@@ -1,35 +1,23 @@
 #include "host/machine/kvm/ram_pages.h"
 
 #include <fcntl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstring>
 #include <vector>
 
-#include <fmt/core.h>
-
 #include "common/unique_fd.h"
-#include "common/units.h"
 
 namespace ktstr::kvm {
 namespace {
 
 constexpr std::size_t kPage = 4096;
 constexpr std::size_t kEntries = 4096;  // looked up at a time: 16 MiB of memory
-constexpr std::size_t kCopyBytes = std::size_t{1} << 20;
 
 // Of an entry: the page is there, or was and is in swap (or on its way to another place).
 constexpr std::uint64_t kPresent = std::uint64_t{1} << 63;
 constexpr std::uint64_t kSwapped = std::uint64_t{1} << 62;
-
-bool is_zero(std::span<const std::byte> page) {
-  static constexpr std::array<std::byte, kPage> kZeros = {};
-  return std::memcmp(page.data(), kZeros.data(), page.size()) == 0;
-}
 
 // All of `entries`, or false.
 bool read_entries(int pagemap, std::uint64_t first_page, std::span<std::uint64_t> entries) {
@@ -60,57 +48,6 @@ Expected<void> for_each_page_run(std::span<const std::byte> memory, const PageRu
     memory = memory.subspan(pages * kPage);
   }
   return {};
-}
-
-Expected<void> write_sparse(int file, std::uint64_t offset, std::span<const std::byte> memory) {
-  const std::size_t size = memory.size();
-  for (std::size_t begin = 0; begin < size;) {
-    if (is_zero(memory.subspan(begin, kPage))) {
-      begin += kPage;
-      continue;
-    }
-    std::size_t end = begin + kPage;
-    while (end < size && end - begin < kCopyBytes && !is_zero(memory.subspan(end, kPage))) end += kPage;
-    while (begin < end) {
-      const ssize_t written =
-          pwrite(file, memory.data() + begin, end - begin, static_cast<off_t>(offset + begin));
-      if (written < 0 && errno == EINTR) continue;
-      if (written < 0) return fail_errno(ErrorCode::kHost, "cannot write guest RAM");
-      begin += static_cast<std::size_t>(written);
-    }
-  }
-  return {};
-}
-
-Expected<void> copy_sparse(int from, std::uint64_t from_offset, std::uint64_t size, int to,
-                           std::uint64_t to_offset) {
-  std::vector<std::byte> buffer(std::min<std::uint64_t>(kCopyBytes, size));
-  return for_each_data_part(
-      from, from_offset, size, kCopyBytes, [&](std::uint64_t offset, std::uint64_t part) -> Expected<void> {
-        while (part > 0) {
-          const std::span<std::byte> piece =
-              std::span(buffer).first(std::min<std::uint64_t>(buffer.size(), part));
-          const ssize_t got = pread(from, piece.data(), piece.size(), static_cast<off_t>(offset));
-          if (got < 0 && errno == EINTR) continue;
-          if (got < 0) return fail_errno(ErrorCode::kHost, "cannot read a snapshot's RAM");
-          const std::size_t whole = static_cast<std::size_t>(got) / kPage * kPage;
-          if (whole == 0) return fail(ErrorCode::kHost, "a snapshot's RAM file was cut while it was in use");
-          if (auto written = write_sparse(to, to_offset + (offset - from_offset), piece.first(whole));
-              !written)
-            return written;
-          offset += whole;
-          part -= whole;
-        }
-        return {};
-      });
-}
-
-Expected<void> check_file_limit(std::uint64_t size) {
-  rlimit limit = {};
-  if (getrlimit(RLIMIT_FSIZE, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || size <= limit.rlim_cur)
-    return {};
-  return fail(ErrorCode::kHost, fmt::format("files may have at most {} here (ulimit -f), and {} are needed",
-                                            format_size(limit.rlim_cur), format_size(size)));
 }
 
 Expected<void> for_each_data_part(int file, std::uint64_t begin, std::uint64_t size, std::uint64_t grain,

@@ -1,7 +1,6 @@
-// Guest RAM in a file: which of its pages anybody has touched, and writing those without the others.
+// Which pages of guest RAM anybody has touched, and which parts of a file are not holes.
 //
-// Pages of zeros are holes in the file: they cost neither disk nor time. Of a guest's memory a third to a
-// half was never touched; the kernel knows which (/proc/PID/pagemap,
+// Of a guest's memory a third to a half was never touched; the kernel knows which (/proc/PID/pagemap,
 // Documentation/admin-guide/mm/pagemap.rst), so that they need not be looked at: looking gives each of them a
 // page table entry that the guest's first write then has to break.
 #pragma once
@@ -21,15 +20,6 @@ namespace ktstr::kvm {
 // pages, mapped, not shared.
 using PageRun = std::function<Expected<void>(std::span<const std::byte> pages, bool touched)>;
 Expected<void> for_each_page_run(std::span<const std::byte> memory, const PageRun& each);
-
-// Writes `memory`, whole pages, to `file` from `offset` on, without pages of zeros. Error kHost.
-Expected<void> write_sparse(int file, std::uint64_t offset, std::span<const std::byte> memory);
-// Copies a range of one file into another one, without holes and pages of zeros. Error kHost.
-Expected<void> copy_sparse(int from, std::uint64_t from_offset, std::uint64_t size, int to,
-                           std::uint64_t to_offset);
-
-// An error in place of the signal that ends a process whose file grows over its limit (SIGXFSZ).
-Expected<void> check_file_limit(std::uint64_t size);
 
 // Calls `each(offset, size)` for the parts of a file that are not holes, until one of the calls fails. Parts
 // begin and end at multiples of `grain`, or at the end; holes that are no whole grain belong to the parts.

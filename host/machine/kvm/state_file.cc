@@ -10,8 +10,8 @@
 
 #include <fmt/core.h>
 
+#include "common/sparse_file.h"
 #include "host/machine/kvm/kvm_requests.h"
-#include "host/machine/kvm/ram_pages.h"
 #include "proto/kvm_state.pb.h"
 
 namespace ktstr::kvm {

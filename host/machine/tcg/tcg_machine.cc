@@ -1,10 +1,8 @@
 #include "host/machine/tcg/tcg_machine.h"
 
 #include <fcntl.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <utility>
 
@@ -12,6 +10,7 @@
 #include <fmt/core.h>
 
 #include "common/quote.h"
+#include "common/sparse_file.h"
 #include "host/machine/tcg/emulator_output.h"
 #include "host/machine/tcg/pc_memory.h"
 #include "host/machine/tcg/qemu_command.h"
@@ -182,28 +181,36 @@ Expected<void> TcgMachine::load_snapshot() {
   if (auto loaded = load_devices(*qmp_, kStartLimit); !loaded) return loaded;
   const auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
   if (!sizes) return std::unexpected(sizes.error());
-  auto ram = private_ram(child_->pid(), spec_.snapshot->ram.get(), *sizes);
+  auto ram = private_ram(*qmp_, child_->pid(), *sizes, kCommandLimit);
   if (!ram) return std::unexpected(std::move(ram.error()));
   ram_ = *std::move(ram);
   return {};
 }
 
-Expected<void> TcgMachine::save(const SnapshotFiles& files) {
+Expected<std::string> TcgMachine::save(const SnapshotFiles& files) {
   if (spec_.deterministic)
     return fail(ErrorCode::kUsage,
                 "a deterministic guest cannot be saved: clones of it are not deterministic");
   if (spec_.snapshot)
     return fail(ErrorCode::kUsage, "a clone is not saved again: its memory is its emulator's");
+  if (!qemu_.multi_thread_safe())
+    return fail(ErrorCode::kUsage,
+                fmt::format("QEMU {} cannot save a guest to a file, QEMU 10 can", qemu_.version));
   if (state_ != State::kPaused) return fail(ErrorCode::kHost, "only a paused guest can be saved");
-  if (auto saved = save_devices(*qmp_, kSaveLimit); !saved) return saved;
-  const std::uint64_t state_size =
-      static_cast<std::uint64_t>(std::max<off_t>(lseek(state_file_.get(), 0, SEEK_END), 0));
-  if (auto copied = copy_files(std::span(&state_file_, 1), std::array{state_size}, files.state.get());
-      !copied)
-    return copied;
   const auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
   if (!sizes) return std::unexpected(sizes.error());
-  return copy_files(memory_->files(), *sizes, files.ram.get());
+  auto saved = save_devices(*qmp_, kSaveLimit);
+  handle_events_later();
+  if (saved) saved = copy_file(state_file_.get(), files.state.get());
+  if (!saved) return std::unexpected(std::move(saved.error()));
+  SparseWriter ram(files.ram.get());
+  for (std::size_t node = 0; node < sizes->size(); ++node) {
+    if (auto copied = ram.append_file(memory_->files()[node].get(), (*sizes)[node]); !copied)
+      return propagate(std::move(copied.error()), "writing guest RAM");
+  }
+  auto contents = ram.finish();
+  if (!contents) return propagate(std::move(contents.error()), "writing guest RAM");
+  return std::move(contents->checksum);
 }
 
 Expected<void> TcgMachine::keep_on_one_cpu() {
@@ -390,7 +397,11 @@ void TcgMachine::settle() {
 void TcgMachine::finish(const MachineEvent& event) {
   settle();
   if (!alive()) return;
-  end_process();
+  if (spec_.snapshot && event.kind != MachineEvent::Kind::kDied) {
+    close_all();  // its RAM is in the emulator, which stands still until stop
+  } else {
+    end_process();
+  }
   state_ = State::kEnded;
   announce(event);
 }

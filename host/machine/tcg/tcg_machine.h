@@ -58,7 +58,7 @@ class TcgMachine : public Machine {
   Expected<void> set_traps(std::vector<std::uint64_t> addresses) override;
   void stop() override;
 
-  Expected<void> save(const SnapshotFiles& files) override;
+  Expected<std::string> save(const SnapshotFiles& files) override;
   std::vector<RamRegion> ram() const override { return ram_; }
   Expected<VcpuRegisters> registers(std::uint32_t cpu) override;
   VcpuTime vcpu_time() const override { return clock_.read(); }

@@ -2,16 +2,15 @@
 
 #include <sys/sendfile.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <charconv>
-#include <fstream>
 #include <string>
 
 #include <fmt/core.h>
 
+#include "common/quote.h"
+#include "common/sparse_file.h"
 #include "host/machine/tcg/pc_memory.h"
 #include "host/machine/tcg/qemu_command.h"
 
@@ -56,16 +55,6 @@ Expected<void> await_completion(QmpClient& qmp, std::chrono::nanoseconds limit) 
   }
 }
 
-Expected<void> send_all(int from, off_t offset, off_t end, int to) {
-  while (offset < end) {
-    const ssize_t sent = sendfile(to, from, &offset, static_cast<std::size_t>(end - offset));
-    if (sent < 0 && errno == EINTR) continue;
-    if (sent < 0) return fail_errno(ErrorCode::kHost, "cannot write guest RAM to a file");
-    if (sent == 0) return fail(ErrorCode::kHost, "guest RAM is shorter than it was");
-  }
-  return {};
-}
-
 }  // namespace
 
 Expected<void> save_devices(QmpClient& qmp, std::chrono::nanoseconds limit) {
@@ -86,84 +75,46 @@ Expected<void> load_devices(QmpClient& qmp, std::chrono::nanoseconds limit) {
   return {};
 }
 
-Expected<void> copy_files(std::span<const UniqueFd> from, std::span<const std::uint64_t> sizes, int to) {
-  off_t base = 0;
-  for (std::size_t i = 0; i < from.size(); ++i) {
-    const auto size = static_cast<off_t>(sizes[i]);
-    for (off_t data = lseek(from[i].get(), 0, SEEK_DATA); data >= 0 && data < size;) {
-      const off_t hole = std::min(lseek(from[i].get(), data, SEEK_HOLE), size);
-      if (hole < 0 || lseek(to, base + data, SEEK_SET) < 0)
-        return fail_errno(ErrorCode::kHost, "cannot find the data of guest RAM");
-      if (auto sent = send_all(from[i].get(), data, hole, to); !sent) return sent;
-      data = lseek(from[i].get(), hole, SEEK_DATA);
-    }
-    base += size;
+Expected<void> copy_file(int from, int to) {
+  struct stat st {};
+  if (fstat(from, &st) != 0) return fail_errno(ErrorCode::kHost, "cannot look at the saved devices");
+  if (auto allowed = check_file_limit(static_cast<std::uint64_t>(st.st_size)); !allowed) return allowed;
+  for (off_t at = 0; at < st.st_size;) {
+    const ssize_t sent = sendfile(to, from, &at, static_cast<std::size_t>(st.st_size - at));
+    if (sent < 0 && errno != EINTR) return fail_errno(ErrorCode::kHost, "cannot write the saved devices");
+    if (sent == 0) return fail(ErrorCode::kHost, "the saved devices have become less");
   }
-  if (ftruncate(to, base) != 0)
-    return fail_errno(ErrorCode::kHost, "cannot give the file of guest RAM its size");
   return {};
 }
 
-std::optional<MapsLine> parse_maps_line(std::string_view line) {
-  MapsLine parsed;
-  const auto number = [&line](std::uint64_t& to, int base, char separator) {
-    const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), to, base);
-    if (error != std::errc()) return false;
-    line.remove_prefix(static_cast<std::size_t>(end - line.data()));
-    if (line.empty() || line.front() != separator) return false;
-    line.remove_prefix(1);
-    return true;
-  };
-  const auto word = [&line] {
-    const std::size_t space = line.find(' ');
-    if (space == std::string_view::npos) return false;
-    line.remove_prefix(space + 1);
-    return true;
-  };
-  const bool whole = number(parsed.begin, 16, '-') && number(parsed.end, 16, ' ') && word() /* rwxp */ &&
-                     number(parsed.offset, 16, ' ') && word() /* device */;
-  if (!whole || parsed.end <= parsed.begin) return std::nullopt;
-  const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), parsed.inode, 10);
-  if (error != std::errc() || (end != line.data() + line.size() && *end != ' ')) return std::nullopt;
-  return parsed;
+std::optional<std::uint64_t> parse_host_address(std::string_view answer) {
+  constexpr std::string_view kBefore = ") is 0x";
+  const std::size_t at = answer.find(kBefore);
+  if (!answer.starts_with("Host virtual address for 0x") || at == std::string_view::npos) return std::nullopt;
+  answer.remove_prefix(at + kBefore.size());
+  std::uint64_t address = 0;
+  const auto [end, error] = std::from_chars(answer.data(), answer.data() + answer.size(), address, 16);
+  if (error != std::errc() || (end != answer.data() + answer.size() && *end != '\r' && *end != '\n'))
+    return std::nullopt;
+  return address;
 }
 
-Expected<std::vector<RamRegion>> private_ram(pid_t process, int file,
-                                             std::span<const std::uint64_t> node_bytes) {
-  struct stat st {};
-  if (fstat(file, &st) != 0) return fail_errno(ErrorCode::kHost, "cannot look at the file of guest RAM");
-  // A mapping that was changed in parts (madvise) has several lines.
-  std::vector<MapsLine> lines;
-  std::ifstream maps(fmt::format("/proc/{}/maps", process));
-  for (std::string line; std::getline(maps, line);) {
-    const auto parsed = parse_maps_line(line);
-    if (!parsed || parsed->inode != st.st_ino) continue;
-    const bool goes_on = !lines.empty() && lines.back().end == parsed->begin &&
-                         lines.back().offset + (lines.back().end - lines.back().begin) == parsed->offset;
-    if (goes_on) {
-      lines.back().end = parsed->end;
-    } else {
-      lines.push_back(*parsed);
-    }
-  }
-  std::vector<std::uint64_t> starts;  // of each node, in the file
-  std::uint64_t next = 0;
-  for (const std::uint64_t bytes : node_bytes) {
-    starts.push_back(next);
-    next += bytes;
-  }
+Expected<std::vector<RamRegion>> private_ram(QmpClient& qmp, pid_t process,
+                                             std::span<const std::uint64_t> node_bytes,
+                                             std::chrono::nanoseconds limit) {
   std::vector<RamRegion> regions;
   for (const RamPiece& piece : pc_ram_layout(node_bytes)) {
-    const std::uint64_t offset = starts[piece.node] + piece.file_offset;
-    const auto there = std::ranges::find_if(lines, [&](const MapsLine& line) {
-      return offset >= line.offset && offset - line.offset + piece.size <= line.end - line.begin;
-    });
-    if (there == lines.end())
-      return fail(ErrorCode::kHost,
-                  fmt::format("process {} has not mapped guest RAM from {:#x} on", process, piece.gpa));
+    const auto answer = qmp.execute("human-monitor-command",
+                                    {{"command-line", fmt::format("gpa2hva {:#x}", piece.gpa)}}, limit);
+    if (!answer) return std::unexpected(answer.error());
+    const std::string text = answer->is_string() ? answer->get<std::string>() : answer->dump();
+    const auto address = parse_host_address(text);
+    if (!address || *address > UINTPTR_MAX - piece.size)
+      return fail(ErrorCode::kHost, fmt::format("QEMU does not say where guest RAM from {:#x} on is: {}",
+                                                piece.gpa, quote(text)));
     // An address of that process: nobody here follows it.
-    auto* const address = reinterpret_cast<std::byte*>(there->begin + (offset - there->offset));
-    regions.push_back({.gpa = piece.gpa, .host = std::span(address, piece.size), .process = process});
+    auto* const there = reinterpret_cast<std::byte*>(*address);
+    regions.push_back({.gpa = piece.gpa, .host = std::span(there, piece.size), .process = process});
   }
   return regions;
 }

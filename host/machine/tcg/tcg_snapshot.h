@@ -34,21 +34,17 @@ Expected<void> save_devices(QmpClient& qmp, std::chrono::nanoseconds limit);
 // is none of this QEMU with these devices.
 Expected<void> load_devices(QmpClient& qmp, std::chrono::nanoseconds limit);
 
-// Appends files of `sizes` bytes each to `to`, one behind the other; holes stay holes. Error kHost.
-Expected<void> copy_files(std::span<const UniqueFd> from, std::span<const std::uint64_t> sizes, int to);
+// All of a file into an empty one. Error kHost.
+Expected<void> copy_file(int from, int to);
 
-// Where `process` has mapped `file`, whose `node_bytes` lie one behind the other: the regions of guest RAM,
-// in addresses of that process. Error kHost when a part is not mapped.
-Expected<std::vector<RamRegion>> private_ram(pid_t process, int file,
-                                             std::span<const std::uint64_t> node_bytes);
+// Where a stopped QEMU with that process id has guest RAM of nodes of these sizes: the regions, in addresses
+// of that process. Error kHost.
+Expected<std::vector<RamRegion>> private_ram(QmpClient& qmp, pid_t process,
+                                             std::span<const std::uint64_t> node_bytes,
+                                             std::chrono::nanoseconds limit);
 
-// One line of /proc/PID/maps (proc(5)).
-struct MapsLine {
-  std::uint64_t begin = 0, end = 0;  // addresses
-  std::uint64_t offset = 0;          // in the file
-  std::uint64_t inode = 0;           // 0: no file
-};
-// nullopt: it is no such line.
-std::optional<MapsLine> parse_maps_line(std::string_view line);
+// The address in "Host virtual address for 0x0 (ram0) is 0x7f0012345000" (QEMU monitor/hmp-cmds-target.c,
+// hmp_gpa2hva). nullopt: it is no such answer.
+std::optional<std::uint64_t> parse_host_address(std::string_view answer);
 
 }  // namespace ktstr

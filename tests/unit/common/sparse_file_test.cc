@@ -126,6 +126,26 @@ TEST_F(SparseFileTest, CopiesAMemfdWithoutTouchingItsHoles) {
   EXPECT_EQ(written->data, 5 * kPage);
 }
 
+TEST_F(SparseFileTest, PartOfAFileBetweenZeros) {
+  const UniqueFd source(::memfd_create("test", MFD_CLOEXEC));
+  const Bytes all = pages(6, {kPage, 2 * kPage, 4 * kPage, 5 * kPage});
+  ASSERT_EQ(::pwrite(source.get(), all.data(), all.size(), 0), static_cast<ssize_t>(all.size()));
+  const UniqueFd fd = create("ram");
+  SparseWriter writer(fd.get());
+  writer.skip(3 * kPage);
+  ASSERT_TRUE(writer.append_file(source.get(), 3 * kPage, 2 * kPage));
+  writer.skip(2 * kPage);
+  EXPECT_FALSE(SparseWriter(fd.get()).append_file(source.get(), 3 * kPage, 4 * kPage));
+  const auto written = writer.finish();
+  ASSERT_TRUE(written);
+  Bytes expected(3 * kPage);
+  expected.insert(expected.end(), all.begin() + 2 * kPage, all.begin() + 5 * kPage);
+  expected.resize(8 * kPage);
+  EXPECT_EQ(contents(fd.get()), expected);
+  EXPECT_EQ(written->checksum, checksum_of(expected));
+  EXPECT_EQ(written->data, 2 * kPage);
+}
+
 TEST_F(SparseFileTest, ChecksumDoesNotDependOnPiecesOrHoles) {
   const Bytes memory = pages(600, {0, kPage, 299 * kPage, 300 * kPage, 599 * kPage + 1});
   const std::string expected = checksum_of(memory);

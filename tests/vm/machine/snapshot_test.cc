@@ -71,6 +71,23 @@ class SnapshotTest : public ::testing::Test {
     ASSERT_TRUE(saved) << saved.error().to_string();
   }
 
+  // The kernel names itself in its own memory (linux_banner), which runs from where it was linked: as many
+  // bytes of that as its name should have. Empty when it cannot be read.
+  std::string banner(Machine& machine) const {
+    std::vector<MemoryRegion> regions;
+    for (const RamRegion& region : machine.ram())
+      regions.push_back({Gpa(region.gpa), region.host, region.process});
+    const auto memory = GuestMemory::create(regions);
+    const auto symbols = find_symbols(*kernel_);
+    EXPECT_TRUE(memory && symbols);
+    if (!memory || !symbols) return "";
+    constexpr std::uint64_t kStartKernelMap = 0xffffffff80000000;
+    const Gpa place(symbols->table.address("linux_banner").value_or(0) - kStartKernelMap);
+    ReadBudget budget(std::uint64_t{1} << 20, 1000);
+    const auto text = memory->read_c_string(place, 256, budget);
+    return text ? text->text.substr(0, ("Linux version " + kernel_->release() + " ").size()) : "";
+  }
+
   std::string ram_hash() const {
     struct stat st {};
     EXPECT_EQ(fstat(files_.ram.get(), &st), 0);
@@ -147,20 +164,7 @@ TEST_F(SnapshotTest, AClonesMemoryAndRegistersAreReadable) {
   const auto registers = clone->registers(0);
   ASSERT_TRUE(registers) << registers.error().to_string();
   EXPECT_NE(registers->rip, 0u);
-  std::vector<MemoryRegion> regions;
-  for (const RamRegion& region : clone->ram())
-    regions.push_back({Gpa(region.gpa), region.host, region.process});
-  const auto memory = GuestMemory::create(regions);
-  ASSERT_TRUE(memory) << memory.error().to_string();
-  // The kernel names itself in its own memory (linux_banner), which runs from where it was linked.
-  auto symbols = find_symbols(*kernel_);
-  ASSERT_TRUE(symbols) << symbols.error().to_string();
-  constexpr std::uint64_t kStartKernelMap = 0xffffffff80000000;
-  const Gpa banner(symbols->table.address("linux_banner").value_or(0) - kStartKernelMap);
-  ReadBudget budget(std::uint64_t{1} << 20, 1000);
-  const auto text = memory->read_c_string(banner, 256, budget);
-  ASSERT_TRUE(text) << clone.serial;
-  EXPECT_TRUE(text->text.starts_with("Linux version " + kernel_->release())) << text->text;
+  EXPECT_EQ(banner(*clone), "Linux version " + kernel_->release() + " ");
 }
 
 TEST_F(SnapshotTest, TrapsOfACloneAreInForceFromItsStart) {
@@ -196,7 +200,7 @@ TEST_F(SnapshotTest, TrapsOfACloneAreInForceFromItsStart) {
   EXPECT_GE(last, 100u + 3);
 }
 
-TEST_F(SnapshotTest, FramesTravelInAClone) {
+TEST_F(SnapshotTest, FramesTravelInACloneAndItsMemoryOutlivesItsEnd) {
   {
     MachineUnderTest machine(spec("echo"));
     ASSERT_TRUE(machine.start());
@@ -209,6 +213,12 @@ TEST_F(SnapshotTest, FramesTravelInAClone) {
   ASSERT_TRUE(clone->frames().send("first words of a clone!"));
   ASSERT_TRUE(clone.run_until([&] { return clone.frames.find('!') != std::string::npos; })) << clone.serial;
   EXPECT_EQ(clone.frames, "first words of a clone!");
+  // It switches itself off, and its memory is there until it is stopped.
+  ASSERT_TRUE(clone->frames().send("."));
+  const auto end = clone.run_to_end();
+  ASSERT_TRUE(end) << clone.serial;
+  EXPECT_EQ(end->kind, Kind::kPoweredOff) << end->detail;
+  EXPECT_EQ(banner(*clone), "Linux version " + kernel_->release() + " ");
 }
 
 TEST_F(SnapshotTest, WhatIsNoSnapshotIsRefused) {
