@@ -25,6 +25,7 @@ struct Prepared {
   std::vector<KernelArgument> kernel_arguments;  // ours, whatever the machine
   std::string append;                            // the user's kernel arguments
   Initramfs initramfs;
+  FileBundle later_files;   // sent over the frame port when the guest is up
   std::string packed_plan;  // serialized, in the initramfs of a deterministic run; else empty
   CpuTopology topology;
   MachineChoice machine_choice;
@@ -42,8 +43,9 @@ struct Prepared {
 Expected<Prepared> prepare(const RunRequest& request);
 
 // A machine for `prepared`. `single_thread`: one thread for all vCPUs, for the repetition after an emulator
-// fault.
+// fault. `snapshot`: its guest goes on from there.
 Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, const Prepared& prepared,
-                                                bool single_thread);
+                                                bool single_thread,
+                                                std::optional<SnapshotFiles> snapshot = std::nullopt);
 
 }  // namespace ktstr
