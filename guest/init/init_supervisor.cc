@@ -15,6 +15,8 @@ using namespace std::chrono_literals;
 constexpr auto kHeartbeatInterval = 1s;
 // How long a congested port may hold up whoever sends: the host gets this long to catch up.
 constexpr auto kBackPressure = 5s;
+// So that a host that sends without end does not starve the rest.
+constexpr int kReadsPerTurn = 64;
 // A host end that is closed is looked at this often, and taken for gone after the longer time.
 constexpr auto kHangupRetry = 100ms;
 constexpr auto kHangupLimit = 10s;
@@ -56,8 +58,12 @@ void InitSupervisor::update_port_watch() {
 void InitSupervisor::on_port(std::uint32_t events) {
   if ((events & EPOLLOUT) != 0) port_.flush();
   if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
-    const FramePort::ReadResult result = port_.read();
-    while (const std::optional<std::string> payload = port_.next_payload()) handle_payload(*payload);
+    // The port gives one page at a time; files come in many.
+    auto result = FramePort::ReadResult::kData;
+    for (int reads = 0; reads < kReadsPerTurn && result == FramePort::ReadResult::kData; ++reads) {
+      result = port_.read();
+      while (const std::optional<std::string> payload = port_.next_payload()) handle_payload(*payload);
+    }
     if (result == FramePort::ReadResult::kHangup) {
       on_hangup();
       return;

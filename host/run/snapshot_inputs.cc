@@ -69,6 +69,12 @@ std::string host_cpu_name() {
   return colon < end ? text->substr(colon + 2, end - colon - 2) : "unknown";
 }
 
+// "1n1l2c1t", and what nodes and distances there are by their hash.
+std::string topology_text(const ktstr::v1::Topology& topology) {
+  return fmt::format("{}n{}l{}c{}t {}", topology.numa_nodes(), topology.llcs(), topology.cores_per_llc(),
+                     topology.threads_per_core(), Xxh3::hex_of(topology.SerializeAsString()).substr(0, 8));
+}
+
 void add_host(AccelChoice kind, SnapshotInputs& inputs) {
   // A tcg guest's TSC is the host's, a kvm guest's whole CPU.
   inputs.host["CPU"] = host_cpu_name();
@@ -108,7 +114,7 @@ Expected<SnapshotInputs> snapshot_inputs(const Prepared& prepared, const Machine
   if (!initramfs) return std::unexpected(std::move(initramfs.error()));
   inputs.initramfs = std::move(*initramfs);
   inputs.command_line = lasting_command_line(machine.command_line());
-  inputs.topology = spec.topology().ShortDebugString();
+  inputs.topology = topology_text(spec.topology());
   inputs.memory_bytes = spec.memory_bytes();
   const Machine::Emulator emulator = machine.emulator();
   inputs.cpu_model = value_of(emulator.argv, "-cpu");
@@ -125,6 +131,8 @@ Expected<SnapshotInputs> snapshot_inputs(const Prepared& prepared, const Machine
   inputs.state_version = kind == AccelChoice::kKvm ? kvm::kKvmStateVersion : kTcgStateVersion;
   add_host(kind, inputs);
   for (const FileBundle::File& file : prepared.later_files.files) {
+    // Folders are there for what is in them.
+    if (file.entry.type == InitramfsEntryType::kDirectory) continue;
     auto input = input_of(prepared.later_files, file);
     if (!input) return std::unexpected(std::move(input.error()));
     inputs.scheduler_files.push_back(std::move(*input));

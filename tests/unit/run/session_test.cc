@@ -174,9 +174,10 @@ TEST_F(SessionTest, WaitingAndProgressArePassedOn) {
                      .on_event = {}});
   Frame frame;
   frame.mutable_waiting()->set_what(ktstr::v1::Waiting::SCENARIO);
-  listening.feed(std::as_bytes(std::span(encoder.encode(frame.SerializeAsString()))));
+  std::string bytes = encoder.encode(frame.SerializeAsString());
   frame.mutable_file_progress()->set_bytes(7);
-  listening.feed(std::as_bytes(std::span(encoder.encode(frame.SerializeAsString()))));
+  bytes += encoder.encode(frame.SerializeAsString());
+  listening.feed(std::as_bytes(std::span(bytes)));
   EXPECT_EQ(waits, std::vector<int>{ktstr::v1::Waiting::SCENARIO});
   EXPECT_EQ(taken, 7U);
 }
