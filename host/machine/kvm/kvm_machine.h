@@ -103,6 +103,9 @@ class KvmMachine final : public Machine {
     std::string detail = {};
   };
 
+  // How long the other vCPUs get to come when one has hit a trap or the guest has ended.
+  static constexpr std::chrono::seconds kRendezvousLimit{10};
+
   bool alive() const { return state_ == State::kRunning || state_ == State::kPaused; }
   Expected<void> build();
   void post(Message message);

@@ -4,25 +4,21 @@
 // memory and registers are left out, and this one is put at the end. What must come before what, of the whole
 // way:
 //
-//   1. VM, memory slots        RAM is mapped from the snapshot's file, copy-on-write; nothing is read. MSRs
-//   (4) make
-//                              KVM look at pages of the guest, so RAM is first.
-//   2. Interrupt chip          before vCPUs, which get a local APIC only if it is there.
-//   3. Lines, doorbells, devices; vCPUs with CPUID (KVM_SET_CPUID2), which decides what registers there are.
-//   4. vCPUs                   vcpu_state.cc has the order within.
-//   5. PICs and I/O APIC       an interrupt that waits in the I/O APIC is sent to a local APIC while it is
-//   loaded
-//                              (kvm_set_ioapic()), so local APICs are complete by then. With a split chip the
-//                              I/O APIC is ours, and loading it tells KVM where its lines lead.
-//      PIT                     last of them: it may interrupt through the others.
-//   6. Our devices             then each repeats the edge of an interrupt that the guest has not answered:
-//   lines lead
-//                              somewhere only now.
-//   7. Traps                   need the vCPUs' page tables, and change guest memory or debug registers of
-//   KVM's own.
-//   8. The clock               kvmclock, TSCs, deadlines (guest_clock.cc). Last, so that the time of all this
-//   is charged
-//                              to nobody.
+//   1. VM, memory slots: RAM is mapped from the snapshot's file, copy-on-write; nothing is read. MSRs (4)
+//      make KVM look at pages of the guest, so RAM is first.
+//   2. Interrupt chip: before vCPUs, which get a local APIC only if it is there.
+//   3. Lines, doorbells, devices; vCPUs with CPUID (KVM_SET_CPUID2), which decides what registers there
+//      are.
+//   4. vCPUs: vcpu_state.cc has the order within.
+//   5. PICs and I/O APIC: an interrupt that waits in the I/O APIC is sent to a local APIC while it is
+//      loaded (kvm_set_ioapic()), so local APICs are complete by then. With a split chip the I/O APIC is
+//      ours, and loading it tells KVM where its lines lead. PIT: last of them, it may interrupt through the
+//      others.
+//   6. Our devices: then each repeats the edge of an interrupt that the guest has not answered; lines lead
+//      somewhere only now.
+//   7. Traps: need the vCPUs' page tables, and change guest memory or debug registers of KVM's own.
+//   8. The clock: kvmclock, TSCs, deadlines (guest_clock.cc). Last, so that the time of all this is charged
+//      to nobody.
 //   9. KVM_RUN; and the event loop serves all queues once, for kicks that nobody has seen.
 //
 // Saving has less of an order, because nothing runs: KVM's interrupt chips are read after the vCPUs, as some

@@ -5,44 +5,39 @@
 //
 // Saving:
 //
-//   1. GET_MP_STATE     carries out an INIT or start-up interrupt that has come (kvm_apic_accept_events()),
-//   and so
-//                       changes registers.
-//   2. GET_VCPU_EVENTS  collects NMIs, and writes CR2 or DR6 of an exception that waits for delivery
-//                       (kvm_handle_exception_payload_quirk()). So both come before what they change.
-//   3. REGS, SREGS2, DEBUGREGS, XCRS, XSAVE2, LAPIC, in any order. GET_LAPIC also gathers the interrupts that
-//   a
-//      processor with posted interrupts has collected apart, and works out what is left of the timer's count.
+//   1. GET_MP_STATE: carries out an INIT or start-up interrupt that has come (kvm_apic_accept_events()),
+//      and so changes registers.
+//   2. GET_VCPU_EVENTS: collects NMIs, and writes CR2 or DR6 of an exception that waits for delivery
+//      (kvm_handle_exception_payload_quirk()). So both come before what they change.
+//   3. REGS, SREGS2, DEBUGREGS, XCRS, XSAVE2, LAPIC, in any order. GET_LAPIC also gathers the interrupts
+//      that a processor with posted interrupts has collected apart, and works out what is left of the
+//      timer's count.
 //   4. MSRs, one list; of some only their reading fails.
-//   The caller has completed the last exit (VcpuThreads parks only such vCPUs), so no IN is half done: that
-//   state cannot be saved at all.
+// The caller has completed the last exit (VcpuThreads parks only such vCPUs), so no IN is half done: that
+// state cannot be saved at all.
 //
-// Loading, into a vCPU that has its CPUID, which decides what registers it has and which bits of them exist:
+// Loading, into a vCPU that has its CPUID, which decides what registers it has and which bits of them
+// exist:
 //
-//   1. KVM_SET_TSC_KHZ  timers and clocks are computed with it.
-//   2. SREGS2           paging and mode; and the APIC's mode, which decides the layout of its state. Before
-//   REGS,
-//                       because an x86 without EFER.LMA has other registers.
+//   1. KVM_SET_TSC_KHZ: timers and clocks are computed with it.
+//   2. SREGS2: paging and mode; and the APIC's mode, which decides the layout of its state. Before REGS,
+//      because an x86 without EFER.LMA has other registers.
 //   3. REGS, XCRS, XSAVE, DEBUGREGS.
-//   4. LAPIC            starts its timer from the count that was left; one whose count has run out interrupts
-//   at once
-//                       (set_target_expiration()): it may have come due while the vCPU was parked, and an
-//                       interrupt too many does no harm where one too few does.
-//   5. MSRs             those of kvm-clock, steal time and asynchronous page faults make KVM look at the
-//   guest's
-//                       pages. Setting the latter wakes all guest tasks that wait for a page: the pages that
-//                       the old machine's host owed them will never be announced here.
-//   6. VCPU_EVENTS      after all that sets events aside: SREGS clear a pending exception, the LAPIC asks for
-//   a look
-//                       at interrupts.
-//   7. MP_STATE         last, because a vCPU whose registers look like those of a reset is taken for one that
-//   was
-//                       just switched on (__set_sregs()).
-//   8. TSC and TSC_DEADLINE: GuestClock, when everything else is done, so that no time is lost. The deadline
-//   is taken
-//      only if the LAPIC's timer is in that mode already, and is counted in the TSC of that instant.
-//   What is the whole machine's, its interrupt chips above all, comes after the vCPUs: an I/O APIC that has
-//   an interrupt left sends it to a LAPIC at once, and step 4 would overwrite it.
+//   4. LAPIC: starts its timer from the count that was left; one whose count has run out interrupts at once
+//      (set_target_expiration()): it may have come due while the vCPU was parked, and an interrupt too many
+//      does no harm where one too few does.
+//   5. MSRs: those of kvm-clock, steal time and asynchronous page faults make KVM look at the guest's
+//      pages. Setting the latter wakes all guest tasks that wait for a page: the pages that the old
+//      machine's host owed them will never be announced here.
+//   6. VCPU_EVENTS: after all that sets events aside: SREGS clear a pending exception, the LAPIC asks for a
+//      look at interrupts.
+//   7. MP_STATE: last, because a vCPU whose registers look like those of a reset is taken for one that was
+//      just switched on (__set_sregs()).
+//   8. TSC and TSC_DEADLINE: GuestClock, when everything else is done, so that no time is lost. The
+//      deadline is taken only if the LAPIC's timer is in that mode already, and is counted in the TSC of
+//      that instant.
+// What is the whole machine's, its interrupt chips above all, comes after the vCPUs: an I/O APIC that has
+// an interrupt left sends it to a LAPIC at once, and step 4 would overwrite it.
 //
 // Flags of VCPU_EVENTS (api.rst 4.32): GET names in them which of its optional fields mean something, and SET
 // takes those that are named. So they go back as they came. The pending exception of GET is one "injected" as
@@ -51,9 +46,8 @@
 // MSRs. KVM has a list of those that it would like to be saved (KVM_GET_MSR_INDEX_LIST), which is not all:
 // MTRRs and the banks of the machine check are not in it. And some of it is better left:
 //   * TSC, TSC_DEADLINE: see 8.
-//   * KVM_WALL_CLOCK: writing it is a command (KVM writes the time of day into the guest's memory);
-//   KVM_SYSTEM_TIME and
-//     KVM_WALL_CLOCK have two numbers each for one register. KVM_ASYNC_PF_ACK is a command, too.
+//   * KVM_WALL_CLOCK: writing it is a command (KVM writes the time of day into the guest's memory). It and
+//     KVM_SYSTEM_TIME have two numbers each for one register. KVM_ASYNC_PF_ACK is a command, too.
 //   * Hyper-V's: our guests are not told of them.
 //   * VMX's: constants, set by CPUID.
 //   * The record of last branches: of no meaning to anybody but a debugger that has just been told of them.

@@ -6,13 +6,12 @@
 //
 // The rules of load():
 //   * It accepts what save() can have written and nothing else. A value that no guest could have brought the
-//   device to
-//     is an error (kUsage) that names it, not something to be mended: the state is then of another program,
-//     or torn.
+//     device to is an error (kUsage) that names it, not something to be mended: the state is then of another
+//     program, or torn.
 //   * After an error the device is of no use, and neither is the machine.
 //   * Guest addresses are checked as at the moment when the driver set them (a queue's tables in RAM,
-//   aligned); what
-//     the driver may write into those tables is as hostile as ever, and checked when it is used.
+//     aligned); what the driver may write into those tables is as hostile as ever, and checked when it is
+//     used.
 //   * Nothing is allocated beyond what the message has, whose size the reader has bounded.
 //
 // What is not in the messages: who hears the device (receivers, event loops), and the wires to KVM
@@ -22,7 +21,7 @@
 //     virt/kvm/eventfd.c). repeat_edge() raises it again if the guest has not answered it; a second one finds
 //     nothing to do, as an interrupt of a shared line would.
 //   * A kick of the driver's that is in the eventfd. The new machine serves all queues once before it waits
-//   for kicks.
+//     for kicks.
 #include <linux/virtio_config.h>
 
 #include <algorithm>
