@@ -1,11 +1,12 @@
 // Measures snapshots at the machine, without a run around it: what saving costs the guest that is saved, and
 // how fast clones answer.
 //
-//   clone-bench tcg|kvm KERNEL VCPUS CLONES AT-ONCE
+//   clone-bench tcg|kvm KERNEL VCPUS CLONES AT-ONCE [TEXT]
 //
 // KERNEL as for ktstr-vm --kernel. Makes one snapshot of a guest whose PID 1 echoes frames, CLONES clones one
-// after the other, and AT-ONCE that live together. Prints one line of JSON. Times are ms; memory is in KiB,
-// of what a clone has for itself.
+// after the other, and AT-ONCE that live together. Prints one line of JSON: times in ms, memory in KiB of
+// what a clone has for itself. TEXT: the snapshot is made when the console shows that, and nobody asks the
+// guest for echoes; for a /dev/kvm on which a kernel starts and does not come up.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -172,8 +173,8 @@ class Guest {
 
 class Bench {
  public:
-  Bench(AccelChoice accel, const KernelImage& kernel, std::uint32_t vcpus)
-      : accel_(accel), kernel_(kernel), vcpus_(vcpus) {}
+  Bench(AccelChoice accel, const KernelImage& kernel, std::uint32_t vcpus, std::string text)
+      : accel_(accel), kernel_(kernel), vcpus_(vcpus), text_(std::move(text)) {}
 
   Expected<nlohmann::json> run(std::uint32_t clones, std::uint32_t at_once) {
     auto done = make_snapshot();
@@ -184,15 +185,19 @@ class Bench {
   }
 
  private:
+  bool echoes() const { return text_.empty(); }
+
   Expected<void> make_snapshot() {
     auto spec = boot_spec(kernel_, accel_, vcpus_);
     if (!spec) return std::unexpected(std::move(spec.error()));
     Guest guest(accel_, std::move(*spec));
     const auto begin = Clock::now();
     if (auto started = guest.start(); !started) return started;
-    if (auto up = guest.await_console("ECHO 1"); !up) return up;
+    if (auto up = guest.await_console(echoes() ? "ECHO 1" : text_); !up) return up;
     result_["boot"] = ms_since(begin);
-    if (auto answer = guest.ask(); !answer) return std::unexpected(std::move(answer.error()));
+    if (echoes()) {
+      if (auto answer = guest.ask(); !answer) return std::unexpected(std::move(answer.error()));
+    }
     // Where the cache is: the disk is part of it.
     for (UniqueFd* file : {&files_.ram, &files_.state}) {
       file->reset(open(".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
@@ -208,10 +213,12 @@ class Bench {
     result_["pause"] = ms_since(begin);
     if (auto saved = guest.machine().save(files_); !saved) return std::unexpected(std::move(saved.error()));
     result_["paused_and_saved"] = ms_since(begin);
-    if (auto resumed = guest.machine().resume(); !resumed) return resumed;
-    auto answer = guest.ask();
-    if (!answer) return std::unexpected(std::move(answer.error()));
-    result_["saved_guest_answers"] = ms_since(begin);
+    if (echoes()) {
+      if (auto resumed = guest.machine().resume(); !resumed) return resumed;
+      auto answer = guest.ask();
+      if (!answer) return std::unexpected(std::move(answer.error()));
+      result_["saved_guest_answers"] = ms_since(begin);
+    }
     struct stat st {};
     if (fstat(files_.ram.get(), &st) == 0) result_["ram_kib"] = st.st_blocks / 2;
     if (fstat(files_.state.get(), &st) == 0) result_["state_kib"] = st.st_size / 1024;
@@ -227,6 +234,8 @@ class Bench {
     const auto begin = Clock::now();
     if (auto started = guest->start(); !started) return std::unexpected(std::move(started.error()));
     result_["start"].push_back(ms_since(begin));
+    if (const auto first = guest->machine().statistics().first_run)
+      result_["first_run"].push_back(std::chrono::duration<double, std::milli>(*first - begin).count());
     return guest;
   }
 
@@ -235,6 +244,7 @@ class Bench {
     auto guest = started_clone();
     if (!guest) return std::unexpected(std::move(guest.error()));
     for (const char* name : {"first_answer", "second_answer", "third_answer"}) {
+      if (!echoes()) break;
       auto answer = (*guest)->ask();
       if (!answer) return std::unexpected(std::move(answer.error()));
       result_[name].push_back(*answer);
@@ -257,6 +267,7 @@ class Bench {
     }
     long total = 0;
     for (const auto& guest : guests) {
+      if (!echoes()) break;
       if (auto answer = guest->ask(); !answer) return std::unexpected(std::move(answer.error()));
     }
     for (const auto& guest : guests) {
@@ -270,17 +281,19 @@ class Bench {
   AccelChoice accel_;
   const KernelImage& kernel_;
   std::uint32_t vcpus_;
+  std::string text_;
   SnapshotFiles files_;
   nlohmann::json result_;
 };
 
 int run(int argc, char** argv) {
-  const std::string_view kind = argc == 6 ? argv[1] : "";
-  const auto vcpus = argc == 6 ? number(argv[3], 1, kMostVcpus) : std::nullopt;
-  const auto clones = argc == 6 ? number(argv[4], 0, kMostClones) : std::nullopt;
-  const auto at_once = argc == 6 ? number(argv[5], 0, kMostClones) : std::nullopt;
+  const bool wanted = argc == 6 || argc == 7;
+  const std::string_view kind = wanted ? argv[1] : "";
+  const auto vcpus = wanted ? number(argv[3], 1, kMostVcpus) : std::nullopt;
+  const auto clones = wanted ? number(argv[4], 0, kMostClones) : std::nullopt;
+  const auto at_once = wanted ? number(argv[5], 0, kMostClones) : std::nullopt;
   if ((kind != "tcg" && kind != "kvm") || !vcpus || !clones || !at_once) {
-    fmt::print(stderr, "usage: clone-bench tcg|kvm KERNEL VCPUS CLONES AT-ONCE\n");
+    fmt::print(stderr, "usage: clone-bench tcg|kvm KERNEL VCPUS CLONES AT-ONCE [TEXT]\n");
     return 2;
   }
   const auto kernel = KernelImage::open(argv[2]);
@@ -289,7 +302,7 @@ int run(int argc, char** argv) {
     return 1;
   }
   const auto accel = kind == "kvm" ? AccelChoice::kKvm : AccelChoice::kTcg;
-  const auto result = Bench(accel, *kernel, *vcpus).run(*clones, *at_once);
+  const auto result = Bench(accel, *kernel, *vcpus, argc == 7 ? argv[6] : "").run(*clones, *at_once);
   if (!result) {
     fmt::print(stderr, "clone-bench: {}\n{}\n", result.error().to_string(), result.error().detail());
     return 1;
