@@ -78,7 +78,13 @@ Expected<Cloning> Cloning::decide(const Wish& wish, SnapshotInputs inputs, Snaps
 
 Expected<void> Cloning::choose() {
   if (wish_.scheduler && look_up(SnapshotPoint::kAttached)) return {};
-  const bool hello = look_up(SnapshotPoint::kHello);
+  const bool hello = useless_.empty() && look_up(SnapshotPoint::kHello);
+  if (!useless_.empty()) {
+    if (wish_.always) return fail(ErrorCode::kHost, "--clone always: " + useless_);
+    record_.set_booted_because(useless_);
+    warn(useless_);
+    return {};
+  }
   if (!hello) {
     const std::string none = cache_.why_none(inputs_at(SnapshotPoint::kHello));
     if (wish_.always) return fail(ErrorCode::kHost, "--clone always: " + none);
@@ -107,7 +113,7 @@ SnapshotInputs Cloning::inputs_at(SnapshotPoint point) const {
 bool Cloning::look_up(SnapshotPoint point) {
   auto found = cache_.find(snapshot_key(inputs_at(point)));
   if (!found) {
-    warn(found.error().to_string());
+    useless_ = found.error().to_string();
     return false;
   }
   if (!found->thrown_away.empty()) warn(found->thrown_away);
@@ -166,6 +172,7 @@ Expected<void> Cloning::save(SnapshotPoint point, Machine& machine, const Guest&
     record.set_failed(error.to_string());
     // What a machine cannot do it never can, and nobody need read that after each run.
     if (error.code() != ErrorCode::kUsage) warn("the guest is not kept: " + record.failed());
+    keeps_attached_ = false;  // nor would that go well
   };
   auto begun = cache_.begin(inputs);
   if (!begun || !begun->writer) {

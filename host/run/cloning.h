@@ -81,6 +81,7 @@ class Cloning {
   SnapshotInputs inputs_;
   std::optional<Snapshot> snapshot_;
   SnapshotPoint point_ = SnapshotPoint::kHello;
+  std::string useless_;  // why the cache cannot be read
   bool keeps_hello_ = false;
   bool keeps_attached_ = false;
   std::chrono::nanoseconds stood_still_{};
