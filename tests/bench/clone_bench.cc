@@ -219,6 +219,10 @@ class Bench {
       if (!answer) return std::unexpected(std::move(answer.error()));
       result_["saved_guest_answers"] = ms_since(begin);
     }
+    // For comparison; last, because it makes pages of holes.
+    auto read = guest.time_of_a_read();
+    if (!read) return std::unexpected(std::move(read.error()));
+    result_["saved_guest_read_ns"] = *read;
     struct stat st {};
     if (fstat(files_.ram.get(), &st) == 0) result_["ram_kib"] = st.st_blocks / 2;
     if (fstat(files_.state.get(), &st) == 0) result_["state_kib"] = st.st_size / 1024;
