@@ -274,7 +274,7 @@ TEST_F(Clones, SeveralRunsHaveAGuestAndAFolderEach) {
     std::size_t count = 0;
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(folder() / "out", error))
-      count += fs::exists(entry.path() / "result.json") && !entry.is_symlink() ? 1 : 0;
+      count += fs::exists(entry.path() / "result.json") && !entry.is_symlink() ? 1U : 0U;
     return count;
   };
   const std::size_t before = folders();
