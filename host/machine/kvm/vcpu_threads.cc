@@ -237,12 +237,6 @@ VcpuWhereabouts VcpuThreads::whereabouts(std::uint32_t cpu) {
   return where;
 }
 
-std::string VcpuThreads::missing_detail(std::uint32_t cpu) {
-  const VcpuWhereabouts where = whereabouts(cpu);
-  if (where.place == VcpuWhereabouts::Place::kParked) return {};
-  return fmt::format("vCPU {} is {}", cpu, where.to_string());
-}
-
 std::string VcpuWhereabouts::to_string() const {
   if (place == Place::kParked) return "parked";
   return fmt::format("{} for {:.3f} s (last exit: {}{}); its {}",

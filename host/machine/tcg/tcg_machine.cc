@@ -467,13 +467,6 @@ Expected<void> TcgMachine::step(std::uint32_t cpu) {
   return {};
 }
 
-// With sleep=off QEMU moves the clock to the next timer whenever no vCPU can run, and a vCPU that has stopped
-// at a trap counts as one that cannot until the main loop gets to stopping the machine (util/main-loop.c:
-// main_loop_wait() looks at the clock first; timerlist_rearm() does too). A guest whose tick is due and not
-// yet taken has no timer but the date's alarm, a day away: its clock leapt there, in one of five runs of some
-// kernels. A network filter without a network has a timer that the guest does not see. It is there from the
-// first stop on, no earlier: whether the emulator's main loop or its vCPU thread serves it depends on the
-// host, and that a guest does see. So the first stop of a run may still leap.
 Expected<void> TcgMachine::go_on() {
   traps_.settle();
   const auto going = qmp_->execute("cont", {}, kCommandLimit);
