@@ -115,23 +115,26 @@ void StructLayout::resolve(const KernelTypes& types, const google::protobuf::Des
 void StructLayout::add_field(const KernelTypes& types, const FieldDescriptor* field) {
   const auto& options = field->options();
   std::string reason;
+  const auto because = [&](const std::string& text) {
+    if (!reason.ends_with(text)) reason += (reason.empty() ? "" : "; ") + text;
+  };
   for (int i = 0; i < options.ExtensionSize(ktstr::v1::at); ++i) {
     std::string path = options.GetExtension(ktstr::v1::at, i);
     if (!path.starts_with(prefix_)) {
-      reason += fmt::format("{}the kernel has no struct {}", reason.empty() ? "" : "; ",
-                            field->containing_type()->options().GetExtension(ktstr::v1::of));
+      because(fmt::format("the kernel has no struct {}",
+                          field->containing_type()->options().GetExtension(ktstr::v1::of)));
       continue;
     }
     path.erase(0, prefix_.size());
     const auto place = types.place(type_, path);
     if (!place) {
-      if (!reason.ends_with(place.error())) reason += (reason.empty() ? "" : "; ") + place.error();
+      because(place.error());
       continue;
     }
     const auto show = how(types, field, place->type);
     if (!show) {
-      reason += fmt::format("{}{}.{} is of another kind than expected ({})", reason.empty() ? "" : "; ",
-                            struct_name_, path, place->type.name);
+      because(
+          fmt::format("{}.{} is of another kind than expected ({})", struct_name_, path, place->type.name));
       continue;
     }
     Field resolved{field, *place, *show, {}};

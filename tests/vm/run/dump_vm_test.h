@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -20,6 +22,15 @@ inline constexpr int kStallKind = 1026, kBpfErrorKind = 1025, kErrorKind = 1024;
 class DumpVmTest : public VmTest {
  protected:
   static std::string fault_scheduler() { return environment("KTSTR_SCHED"); }
+  // The vmlinux of a packaged kernel, unpacked to `path`; false: it has no image, or it cannot be unpacked.
+  static bool unpack_kernel(const std::string& folder, const std::string& path) {
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(folder)) {
+      if (entry.path().filename().string().starts_with("vmlinuz"))
+        return std::system((environment("KTSTR_EXTRACT_VMLINUX") + " " + entry.path().string() + " " + path)
+                               .c_str()) == 0;
+    }
+    return false;
+  }
   static bool full() { return !environment("KTSTR_TEST_FULL").empty(); }
 
   // Runs the fault-injection scheduler with an instruction clock.
