@@ -1,7 +1,11 @@
 // Dumps of guests with much in them: thousands of tasks, queues ordered by virtual time, schedulers below
 // schedulers.
+#include <signal.h>
+
+#include <algorithm>
 #include <fstream>
 #include <map>
+#include <regex>
 
 #include "tests/vm/run/dump_vm_test.h"
 
@@ -98,6 +102,46 @@ TEST_F(DumpsOfMuch, ASchedulerBelowTheRootsIsInTheDump) {
   const Task* kthreadd = find_task(dump, "kthreadd");
   ASSERT_NE(kthreadd, nullptr);
   EXPECT_EQ(kthreadd->sched(), root.address());
+}
+
+// scx_lavd prints how many tasks wait in its queues, averaged over a second each time.
+TEST_F(DumpsOfMuch, LavdsQueuesAgreeWithItsOwnStatistics) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  KTSTR_NEEDS(scheduler, real_scheduler("scx_lavd"));
+  const std::string few = "workers: 1 sleep_and_run { sleep: '50ms' run: '1ms' }";
+  const std::string steps = "steps { name: 'first' cgroups { name: 'a' works { " + few +
+                            " } } hold { frac: 0.5 } }"
+                            "steps { name: 'second' cgroups { name: 'a' works { " +
+                            few + " } } hold { frac: 0.5 } }";
+  const VmRun run =
+      run_on("7.2",
+             {"--scheduler", scheduler, "--scheduler-args", "--stats 1", "--scenario",
+              scenario("duration: '8s' backdrop { cgroups { name: 'crowd' works { workers: 40 spin {} "
+                       "} } }" +
+                       steps)},
+             [&](pid_t pid) {
+               if (!wait_for_output(pid, "'second'")) return;
+               ::kill(pid, SIGUSR1);
+               wait_for_output(pid, "dump 1:");
+             });
+  ASSERT_EQ(run.exit_code, 0) << run.describe();
+  // "|  MSEQ  |  # Q TASK  | ...", between the codes of colours.
+  std::ifstream log(run.folder / "scheduler.log");
+  std::vector<int> waiting;
+  const std::regex row(R"(\|\s+\d+ \|\s+(\d+) \|)");
+  std::smatch found;
+  for (std::string line; std::getline(log, line);)
+    if (std::regex_search(line, found, row)) waiting.push_back(std::stoi(found[1]));
+  ASSERT_FALSE(waiting.empty()) << run.describe();
+  const auto [least, most] = std::minmax_element(waiting.begin(), waiting.end());
+  int shown = 0;
+  const Dump dump = dump_of(run);
+  for (const Dsq& dsq : dump.dsqs())
+    if (dsq.kind() == Dsq::USER) shown += dsq.tasks_size();
+  // An average, and an instant at which the one worker that sleeps may be there or not.
+  EXPECT_GE(shown, *least - 2);
+  EXPECT_LE(shown, *most + 2);
+  EXPECT_GT(shown, 30);
 }
 
 }  // namespace
