@@ -45,10 +45,10 @@ Expected<HostUse> resolve_host_use(const RunRequest& request, AccelChoice kind, 
                                    const CpuSet& allowed) {
   const char* const given = first_given(request);
   if (given == nullptr) return HostUse{};
-  if (kind != AccelChoice::kKvm) {
-    return fail(
-        ErrorCode::kUsage,
-        fmt::format("{} is for the kvm machine, and this run's is tcg; ktstr-vm doctor says why", given));
+  if (!machine_abilities(kind).host_use) {
+    return fail(ErrorCode::kUsage,
+                fmt::format("{} is for the kvm machine, and this run's is {}; ktstr-vm doctor says why",
+                            given, accel_name(kind)));
   }
   HostUse use = {.pages = request.pages, .fifo_priority = request.vcpu_fifo.value_or(0)};
   if (request.pin_vcpus.empty()) return use;

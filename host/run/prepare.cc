@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include <boost/algorithm/string/case_conv.hpp>
 #include <fmt/format.h>
 
 #include "common/quote.h"
@@ -184,18 +185,10 @@ Expected<void> take_seed(const RunRequest& request, RunPlan& plan) {
 }
 
 Expected<MachineChoice> resolve_machine(const RunRequest& request) {
-  if (request.seed.empty()) {
-    // Only an automatic choice looks at the host: /proc/cpuinfo of a large one takes milliseconds.
-    return choose_machine(request.accel, request.accel == AccelChoice::kAuto ? probe_host_virtualization()
-                                                                             : HostVirtualization{});
-  }
-  if (request.accel == AccelChoice::kKvm) {
-    return fail(
-        ErrorCode::kUsage,
-        "--deterministic and --accel kvm exclude each other: a real CPU's clock counts the host's time, only "
-        "an emulated one can count instructions; leave --accel out");
-  }
-  return MachineChoice{AccelChoice::kTcg, "a deterministic run needs a CPU whose clock counts instructions"};
+  if (!request.seed.empty()) return choose_deterministic_machine(request.accel);
+  // Only an automatic choice looks at the host: /proc/cpuinfo of a large one takes milliseconds.
+  return choose_machine(request.accel, request.accel == AccelChoice::kAuto ? probe_host_virtualization()
+                                                                           : HostVirtualization{});
 }
 
 // Protobuf's order of fields is fixed for one version of the library; maps, which have none, do not occur.
@@ -235,7 +228,9 @@ void describe_kernel(const KernelImage& kernel, RunPlan& plan) {
 Expected<void> describe_machine(const RunRequest& request, AccelChoice kind, const CpuTopology& topology,
                                 std::uint64_t memory, RunPlan& plan) {
   auto* machine = plan.mutable_machine();
-  machine->set_kind(kind == AccelChoice::kKvm ? ktstr::v1::MachineSpec::KVM : ktstr::v1::MachineSpec::TCG);
+  auto named = ktstr::v1::MachineSpec::KIND_UNSPECIFIED;
+  ktstr::v1::MachineSpec::Kind_Parse(boost::algorithm::to_upper_copy(std::string(accel_name(kind))), &named);
+  machine->set_kind(named);
   machine->set_memory_bytes(memory);
   machine->set_kaslr(request.kaslr);
   const auto nodes = node_memory(topology, memory);
@@ -262,7 +257,7 @@ Expected<Prepared> prepare(const RunRequest& request) {
     return std::unexpected(std::move(possible.error()));
   auto cpu_flags = parse_cpu_flags(request.cpu_flags);
   if (!cpu_flags) return std::unexpected(std::move(cpu_flags.error()));
-  if (!cpu_flags->empty() && choice->kind != AccelChoice::kTcg)
+  if (!cpu_flags->empty() && !machine_abilities(choice->kind).cpu_flags)
     return fail(ErrorCode::kUsage, "--cpu-flags is for emulated CPUs; add --accel tcg");
   auto host_use = resolve_host_use(request, choice->kind, topology->cpus());
   if (!host_use) return std::unexpected(std::move(host_use.error()));
