@@ -99,6 +99,7 @@ TEST_F(DumpsOfMuch, ASchedulerBelowTheRootsIsInTheDump) {
   const Task* member = find_task(dump, "member");
   ASSERT_NE(member, nullptr);
   EXPECT_EQ(member->sched(), below.address());
+  EXPECT_EQ(member->where(), Task::IN_TRANSIT);  // the error is raised where it is enqueued
   const Task* kthreadd = find_task(dump, "kthreadd");
   ASSERT_NE(kthreadd, nullptr);
   EXPECT_EQ(kthreadd->sched(), root.address());
