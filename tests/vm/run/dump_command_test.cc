@@ -83,6 +83,10 @@ TEST_F(LiveDumpsByCommand, ImagesThatDoNotFitAreRefused) {
   if (std::system(("objcopy --remove-section .BTF " + vmlinux + " 2>/dev/null").c_str()) != 0)
     GTEST_SKIP() << "not available: objcopy";
   expect_refused("--memory " + core + " --vmlinux " + vmlinux, {"CONFIG_DEBUG_INFO_BTF"}, 11);
+  // Nor does a run begin that asks for more than a verdict.
+  const VmRun refused = VmTest::run({"--kernel", vmlinux, "--core"});
+  EXPECT_EQ(refused.exit_code, 11) << refused.describe();
+  EXPECT_NE(refused.err.find("CONFIG_DEBUG_INFO_BTF"), std::string::npos) << refused.err;
 }
 
 }  // namespace
