@@ -48,10 +48,10 @@ MachineEvent ending(GuestEnd end, const std::string& detail) {
 
 }  // namespace
 
-KvmMachine::KvmMachine(boost::asio::io_context& loop, BootSpec spec, const KvmMachineOptions& options)
+KvmMachine::KvmMachine(boost::asio::io_context& loop, BootSpec spec, KvmMachineOptions options)
     : loop_(loop),
       spec_(std::move(spec)),
-      options_(options),
+      options_(std::move(options)),
       frames_(*this),
       bell_(loop),
       doorbell_(loop),
@@ -98,16 +98,11 @@ Expected<void> KvmMachine::build() {
     return opened;
   exits_ = std::make_unique<VcpuExits>(
       *guest_, traps_,
-      ExitCallbacks{.ended =
-                        [this, there = there_](std::uint32_t cpu, GuestEnd end, std::string detail) {
-                          const std::lock_guard lock(there->mutex);
-                          if (there->machine) post({.cpu = cpu, .end = end, .detail = std::move(detail)});
-                        },
-                    .trapped =
-                        [this, there = there_](std::uint32_t cpu, const TrapHit& hit) {
-                          const std::lock_guard lock(there->mutex);
-                          if (there->machine) post({.cpu = cpu, .hit = hit});
-                        }});
+      ExitCallbacks{.ended = on_vcpu([this](std::uint32_t cpu, GuestEnd end, std::string detail) {
+                      post({.cpu = cpu, .end = end, .detail = std::move(detail)});
+                    }),
+                    .trapped = on_vcpu(
+                        [this](std::uint32_t cpu, const TrapHit& hit) { post({.cpu = cpu, .hit = hit}); })});
   threads_ = std::make_unique<VcpuThreads>();
   auto started = threads_->start(
       guest_->vcpus,
@@ -319,13 +314,6 @@ Expected<void> KvmMachine::Frames::send(std::string_view bytes) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What happens by itself
-
-std::function<void()> KvmMachine::on_vcpu(std::function<void()> call) {
-  return [there = there_, call = std::move(call)] {
-    const std::lock_guard lock(there->mutex);
-    if (there->machine) call();
-  };
-}
 
 // On a vCPU's thread. The others are asked to stop at once, not when the loop gets to it; and before the loop
 // hears of it, so that a message of machine that is not held is an old one.

@@ -44,7 +44,7 @@ struct KvmMachineOptions {
 class KvmMachine final : public Machine {
  public:
   // `spec` has passed check_kvm_limits.
-  KvmMachine(boost::asio::io_context& loop, BootSpec spec, const KvmMachineOptions& options);
+  KvmMachine(boost::asio::io_context& loop, BootSpec spec, KvmMachineOptions options);
   ~KvmMachine() override;
   KvmMachine(const KvmMachine&) = delete;
   KvmMachine& operator=(const KvmMachine&) = delete;
@@ -106,7 +106,13 @@ class KvmMachine final : public Machine {
   Expected<void> build();
   void post(Message message);
   // For a call from a vCPU's thread: nothing happens once the machine has given that thread up.
-  std::function<void()> on_vcpu(std::function<void()> call);
+  template <typename Call>
+  auto on_vcpu(Call call) const {
+    return [there = there_, call]<typename... Arguments>(Arguments&&... arguments) {
+      const std::lock_guard lock(there->mutex);
+      if (there->machine) call(std::forward<Arguments>(arguments)...);
+    };
+  }
   void on_bell();
   // All vCPUs are parked: those that were held at a trap hit it again when they run. Those that have written
   // do not: true when there are such.
