@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
 
+#include "host/inspect/reasons.h"
+
 namespace ktstr {
 namespace {
 
@@ -115,26 +117,23 @@ void StructLayout::resolve(const KernelTypes& types, const google::protobuf::Des
 void StructLayout::add_field(const KernelTypes& types, const FieldDescriptor* field) {
   const auto& options = field->options();
   std::string reason;
-  const auto because = [&](const std::string& text) {
-    if (!reason.ends_with(text)) reason += (reason.empty() ? "" : "; ") + text;
-  };
   for (int i = 0; i < options.ExtensionSize(ktstr::v1::at); ++i) {
     std::string path = options.GetExtension(ktstr::v1::at, i);
     if (!path.starts_with(prefix_)) {
-      because(fmt::format("the kernel has no struct {}",
-                          field->containing_type()->options().GetExtension(ktstr::v1::of)));
+      add_reason(reason, fmt::format("the kernel has no struct {}",
+                                     field->containing_type()->options().GetExtension(ktstr::v1::of)));
       continue;
     }
     path.erase(0, prefix_.size());
     const auto place = types.place(type_, path);
     if (!place) {
-      because(place.error());
+      add_reason(reason, place.error());
       continue;
     }
     const auto show = how(types, field, place->type);
     if (!show) {
-      because(
-          fmt::format("{}.{} is of another kind than expected ({})", struct_name_, path, place->type.name));
+      add_reason(reason, fmt::format("{}.{} is of another kind than expected ({})", struct_name_, path,
+                                     place->type.name));
       continue;
     }
     Field resolved{field, *place, *show, {}};
@@ -283,7 +282,7 @@ std::optional<Place> StructLayout::want(const KernelTypes& types, std::string_vi
     const std::string reason =
         place ? fmt::format("{}.{} is {}, not {}", struct_name_, path, describe(place->type), kind_text(is))
               : place.error();
-    if (!reasons.ends_with(reason)) reasons += (reasons.empty() ? "" : "; ") + reason;
+    add_reason(reasons, reason);
   }
   if (why != nullptr) *why = std::move(reasons);
   return std::nullopt;

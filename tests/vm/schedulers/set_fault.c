@@ -60,7 +60,7 @@ static long offset_of(const struct btf *btf, const char *name)
 
 int main(int argc, char **argv)
 {
-	struct bpf_map_info info;
+	struct bpf_map_info info = { 0 };
 	struct btf *btf;
 	const int key = 0;
 	char *value;
