@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zstd.h>
 
 #include <array>
 #include <cerrno>
@@ -113,9 +114,29 @@ Expected<> FileReceiver::make(const ktstr::v1::File& file) {
 }
 
 void FileReceiver::data(const ktstr::v1::FileData& data) {
-  received_ += data.data().size();
+  received_ += data.inflated() != 0 ? data.inflated() : data.data().size();
   if (!problem_.empty()) return;
-  if (const Expected<> written = write(data.data()); !written) problem_ = written.error().to_string();
+  const Expected<std::string_view> bytes = inflate(data);
+  const Expected<> written = bytes ? write(*bytes) : std::unexpected(bytes.error());
+  if (!written) problem_ = written.error().to_string();
+}
+
+Expected<std::string_view> FileReceiver::inflate(const ktstr::v1::FileData& data) {
+  if (data.inflated() == 0) return data.data();
+  if (data.inflated() > kMaxPiece)
+    return fail(ErrorCode::kHost, "a piece of " + shown(path_) + " becomes " +
+                                      std::to_string(data.inflated()) + " bytes, which is more than " +
+                                      std::to_string(kMaxPiece));
+  inflated_.resize(data.inflated());
+  const std::size_t size =
+      ::ZSTD_decompress(inflated_.data(), inflated_.size(), data.data().data(), data.data().size());
+  if (::ZSTD_isError(size) != 0)
+    return fail(ErrorCode::kHost,
+                "a piece of " + shown(path_) + " cannot be unpacked: " + ::ZSTD_getErrorName(size));
+  if (size != inflated_.size())
+    return fail(ErrorCode::kHost, "a piece of " + shown(path_) + " became " + std::to_string(size) +
+                                      " bytes instead of " + std::to_string(inflated_.size()));
+  return std::string_view(inflated_);
 }
 
 Expected<> FileReceiver::write(std::string_view bytes) {

@@ -18,6 +18,8 @@ namespace ktstr::guest {
 
 class FileReceiver {
  public:
+  // Most bytes that one FileData may become.
+  static constexpr std::size_t kMaxPiece = std::size_t{1} << 20;
   // As of host/boot/initramfs.h.
   static constexpr std::uint64_t kDefaultLimit = std::uint64_t{2} << 30;
 
@@ -28,7 +30,7 @@ class FileReceiver {
   void begin(const ktstr::v1::File& file);
   void data(const ktstr::v1::FileData& data);
 
-  // Bytes of FileData so far, those that were ignored too.
+  // Bytes of contents so far, unpacked, those that were ignored too.
   std::uint64_t received() const { return received_; }
   // What went wrong, "" when all that was announced has come and is in its place.
   std::string problem() const;
@@ -38,12 +40,14 @@ class FileReceiver {
  private:
   Expected<> make(const ktstr::v1::File& file);
   Expected<> write(std::string_view bytes);
+  Expected<std::string_view> inflate(const ktstr::v1::FileData& data);
 
   std::string root_;
   std::uint64_t limit_;
   std::uint64_t received_ = 0;
   std::uint64_t announced_ = 0;  // bytes of all files
   std::string problem_;
+  std::string inflated_;    // the last piece that came packed
   std::string path_;        // of the file that is being written
   UniqueFd fd_;             // it
   std::uint64_t left_ = 0;  // what is still to come of it

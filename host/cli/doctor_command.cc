@@ -72,10 +72,6 @@ std::string finding_text(const Finding& finding, std::size_t width, bool color) 
   return out;
 }
 
-const char* accel_name(AccelChoice kind) {
-  return kind == AccelChoice::kKvm ? "kvm" : "tcg";
-}
-
 std::size_t terminal_width() {
   winsize size{};
   if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return kUsualWidth;

@@ -219,7 +219,7 @@ std::vector<std::string> run_arguments(const RunRequest& request) {
   text("--cpu-flags", request.cpu_flags, defaults.cpu_flags);
   text("--memory", request.memory, defaults.memory);
   if (request.accel != defaults.accel) {
-    words.emplace_back(request.accel == AccelChoice::kKvm ? "--accel=kvm" : "--accel=tcg");
+    words.push_back(std::string("--accel=") + accel_name(request.accel));
   }
   if (request.pages != defaults.pages)
     words.emplace_back(request.pages == RamPages::kHuge ? "--pages=hugetlb" : "--pages=transparent");

@@ -1,6 +1,9 @@
 #include "host/cli/topologies_command.h"
 
 #include <cstdio>
+#include <iterator>
+#include <string>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -24,15 +27,22 @@ int print_as_file(const std::string& spec) {
   return static_cast<int>(error.code());
 }
 
+// "  (kvm only)", where not every kind of machine can have it.
+std::string restriction(const CpuTopology& topology) {
+  std::vector<std::string> names;
+  for (const AccelChoice kind : kMachineKinds)
+    if (check_topology_limits(kind, topology)) names.emplace_back(accel_name(kind));
+  return names.size() == std::size(kMachineKinds) ? "" : fmt::format("  ({} only)", fmt::join(names, ", "));
+}
+
 }  // namespace
 
 int topologies_command(const std::string& spec) {
   if (!spec.empty()) return print_as_file(spec);
   for (const TopologyPreset& preset : topology_presets()) {
     const CpuTopology topology = preset.topology();
-    const bool emulated = check_topology_limits(AccelChoice::kTcg, topology).has_value();
     fmt::print("{:<20} {:<36} {:>4} CPUs{}\n", preset.name, format_topology(topology), topology.cpus(),
-               emulated ? "" : "  (kvm only)");
+               restriction(topology));
   }
   return 0;
 }

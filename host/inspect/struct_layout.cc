@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
 
+#include "host/inspect/reasons.h"
+
 namespace ktstr {
 namespace {
 
@@ -118,20 +120,20 @@ void StructLayout::add_field(const KernelTypes& types, const FieldDescriptor* fi
   for (int i = 0; i < options.ExtensionSize(ktstr::v1::at); ++i) {
     std::string path = options.GetExtension(ktstr::v1::at, i);
     if (!path.starts_with(prefix_)) {
-      reason += fmt::format("{}the kernel has no struct {}", reason.empty() ? "" : "; ",
-                            field->containing_type()->options().GetExtension(ktstr::v1::of));
+      add_reason(reason, fmt::format("the kernel has no struct {}",
+                                     field->containing_type()->options().GetExtension(ktstr::v1::of)));
       continue;
     }
     path.erase(0, prefix_.size());
     const auto place = types.place(type_, path);
     if (!place) {
-      if (!reason.ends_with(place.error())) reason += (reason.empty() ? "" : "; ") + place.error();
+      add_reason(reason, place.error());
       continue;
     }
     const auto show = how(types, field, place->type);
     if (!show) {
-      reason += fmt::format("{}{}.{} is of another kind than expected ({})", reason.empty() ? "" : "; ",
-                            struct_name_, path, place->type.name);
+      add_reason(reason, fmt::format("{}.{} is of another kind than expected ({})", struct_name_, path,
+                                     place->type.name));
       continue;
     }
     Field resolved{field, *place, *show, {}};
@@ -280,7 +282,7 @@ std::optional<Place> StructLayout::want(const KernelTypes& types, std::string_vi
     const std::string reason =
         place ? fmt::format("{}.{} is {}, not {}", struct_name_, path, describe(place->type), kind_text(is))
               : place.error();
-    if (!reasons.ends_with(reason)) reasons += (reasons.empty() ? "" : "; ") + reason;
+    add_reason(reasons, reason);
   }
   if (why != nullptr) *why = std::move(reasons);
   return std::nullopt;

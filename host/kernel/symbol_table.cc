@@ -166,10 +166,14 @@ std::size_t SymbolTable::count_ambiguous() const {
 // process's memory.
 void SymbolTable::give_back_pages() const {
   if (!mapped_) return;
-  constexpr std::uintptr_t kPage = 4096;
-  const auto begin = (reinterpret_cast<std::uintptr_t>(parts_.addresses.data()) + kPage - 1) / kPage * kPage;
-  const auto end = reinterpret_cast<std::uintptr_t>(parts_.text.data() + parts_.text.size()) / kPage * kPage;
-  if (begin < end) static_cast<void>(::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED));
+  const auto bytes = std::as_bytes(parts_.addresses);
+  void* begin = const_cast<std::byte*>(bytes.data());
+  const auto* const end = reinterpret_cast<const std::byte*>(parts_.text.data() + parts_.text.size());
+  std::size_t size = static_cast<std::size_t>(end - bytes.data());
+  constexpr std::size_t kPage = 4096;
+  // Whole pages only: what lies beside them is not ours.
+  if (std::align(kPage, kPage, begin, size) == nullptr) return;
+  static_cast<void>(::madvise(begin, size / kPage * kPage, MADV_DONTNEED));
 }
 
 std::optional<SymbolTable> SymbolTable::from_parts(const Parts& parts, std::shared_ptr<const void> owner,

@@ -40,6 +40,23 @@ std::string kvm_obstacle(const HostVirtualization& host) {
 
 }  // namespace
 
+const char* accel_name(AccelChoice kind) {
+  switch (kind) {
+    case AccelChoice::kAuto:
+      return "auto";
+    case AccelChoice::kKvm:
+      return "kvm";
+    case AccelChoice::kTcg:
+      return "tcg";
+  }
+  return "";
+}
+
+MachineAbilities machine_abilities(AccelChoice kind) {
+  const bool emulated = kind == AccelChoice::kTcg;
+  return {.instruction_clock = emulated, .cpu_flags = emulated, .host_use = kind == AccelChoice::kKvm};
+}
+
 HostVirtualization probe_host_virtualization() {
   HostVirtualization host;
   const UniqueFd kvm(open(kKvmDevice, O_RDWR | O_CLOEXEC));
@@ -60,6 +77,17 @@ Expected<MachineChoice> choose_machine(AccelChoice asked, const HostVirtualizati
   const std::string obstacle = kvm_obstacle(host);
   if (obstacle.empty()) return MachineChoice{AccelChoice::kKvm, "this host has hardware virtualization"};
   return MachineChoice{AccelChoice::kTcg, obstacle};
+}
+
+Expected<MachineChoice> choose_deterministic_machine(AccelChoice asked) {
+  if (asked != AccelChoice::kAuto && !machine_abilities(asked).instruction_clock) {
+    return fail(
+        ErrorCode::kUsage,
+        fmt::format("--deterministic and --accel {} exclude each other: a real CPU's clock counts the "
+                    "host's time, only an emulated one can count instructions; leave --accel out",
+                    accel_name(asked)));
+  }
+  return MachineChoice{AccelChoice::kTcg, "a deterministic run needs a CPU whose clock counts instructions"};
 }
 
 std::vector<std::string> needed_modules(AccelChoice kind) {

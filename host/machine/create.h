@@ -16,6 +16,17 @@ namespace ktstr {
 
 // --accel
 enum class AccelChoice { kAuto, kKvm, kTcg };
+inline constexpr AccelChoice kMachineKinds[] = {AccelChoice::kKvm, AccelChoice::kTcg};
+// "auto", "kvm", "tcg"
+const char* accel_name(AccelChoice kind);
+
+// What not every kind of machine can do. Whoever needs such a thing asks for it, and not for the kind.
+struct MachineAbilities {
+  bool instruction_clock = false;  // BootSpec::deterministic
+  bool cpu_flags = false;          // BootSpec::cpu_flags
+  bool host_use = false;           // MachineOptions::host_use
+};
+MachineAbilities machine_abilities(AccelChoice kind);
 
 // What decides between hardware virtualization and emulation. The CPU flags count because some sandboxes
 // offer a software KVM that answers every question rightly and cannot run a stock kernel.
@@ -33,6 +44,8 @@ struct MachineChoice {
 };
 // The machine to use. Error kHost when the one asked for cannot be had.
 Expected<MachineChoice> choose_machine(AccelChoice asked, const HostVirtualization& host);
+// The one with an instruction clock. Error kUsage when another one was asked for.
+Expected<MachineChoice> choose_deterministic_machine(AccelChoice asked);
 
 // Kernel modules (by module name) that a guest needs to talk to the devices of a machine of this kind, where
 // they are not built in.

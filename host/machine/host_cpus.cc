@@ -7,7 +7,6 @@
 #include <charconv>
 #include <filesystem>
 #include <string>
-#include <vector>
 
 #include "common/read_file.h"
 #include "host/machine/host_facts.h"
@@ -30,17 +29,6 @@ std::optional<double> number(std::string_view text) {
   return static_cast<double>(value);
 }
 
-unsigned cpus_of_affinity() {
-  // The call fails for a mask that is smaller than the kernel's.
-  for (std::size_t cpus = CPU_SETSIZE; cpus <= std::size_t{64} * CPU_SETSIZE; cpus *= 2) {
-    std::vector<cpu_set_t> set(cpus / CPU_SETSIZE);
-    const std::size_t bytes = set.size() * sizeof(cpu_set_t);
-    if (sched_getaffinity(0, bytes, set.data()) == 0)
-      return static_cast<unsigned>(CPU_COUNT_S(bytes, set.data()));
-  }
-  return 0;
-}
-
 // The fewest CPUs that `quota_of` finds in the folder of a cgroup and in those above it.
 template <typename QuotaOf>
 void take_quotas(const std::filesystem::path& root, std::string_view cgroup, QuotaOf quota_of, double& cpus) {
@@ -61,6 +49,17 @@ std::filesystem::path first_with(const char* const (&roots)[N], const char* file
 }
 
 }  // namespace
+
+Expected<CpuSet> affinity_of_this_process() {
+  // The call fails for a mask that is smaller than the kernel's; this is larger than any.
+  cpu_set_t mask[CpuSet::kMaxCpus / CPU_SETSIZE] = {};
+  if (sched_getaffinity(0, sizeof(mask), mask) != 0)
+    return fail_errno(ErrorCode::kHost, "cannot find out which CPUs this process may use");
+  CpuSet allowed;
+  for (std::uint32_t cpu = 0; cpu < CpuSet::kMaxCpus; ++cpu)
+    if (CPU_ISSET_S(cpu, sizeof(mask), mask)) allowed.insert(cpu);
+  return allowed;
+}
 
 std::optional<double> parse_cfs_quota(std::string_view quota, std::string_view period) {
   const auto most = number(quota);
@@ -88,7 +87,8 @@ std::optional<std::string_view> cpu_cgroup_v1(std::string_view cgroups) {
 
 double usable_host_cpus() {
   double cpus = static_cast<double>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
-  if (const unsigned mask = cpus_of_affinity(); mask > 0) cpus = std::min(cpus, static_cast<double>(mask));
+  if (const auto allowed = affinity_of_this_process(); allowed && !allowed->empty())
+    cpus = std::min(cpus, static_cast<double>(allowed->size()));
   const std::string cgroups = attribute("/proc/self/cgroup");
   if (const auto cgroup = cpu_cgroup_v1(cgroups)) {
     const auto quota_of = [](const std::filesystem::path& folder) {

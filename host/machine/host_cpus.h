@@ -5,7 +5,12 @@
 #include <optional>
 #include <string_view>
 
+#include "common/cpu_set.h"
+
 namespace ktstr {
+
+// The CPUs that this process may run on (sched_getaffinity(2)). Error kHost.
+Expected<CpuSet> affinity_of_this_process();
 
 // The fewest of: CPUs online, CPUs of the affinity mask, quota of the cgroups this process is in (cpu.max of
 // version 2, cpu.cfs_quota_us of version 1), the folders above them included. At least a small positive

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -202,6 +203,12 @@ class Machine {
   // RAM file (SparseChecksum). Errors: kHost, and then the files are worthless; a guest that cannot be saved
   // (a deterministic one, a tcg clone, one of an emulator before QEMU 10) is kUsage.
   virtual Expected<std::string> save(const SnapshotFiles& files) = 0;
+  // What a snapshot depends on besides BootSpec, command line and emulator.
+  struct SnapshotTerms {
+    std::uint32_t state_version = 0;          // of the format of SnapshotFiles::state
+    std::map<std::string, std::string> host;  // what the guest sees of this host, by name: "CPU", "kernel"
+  };
+  virtual SnapshotTerms snapshot_terms() const { return {}; }
 
   // Replaces all traps: virtual addresses of instructions, in whatever address space, before which the guest
   // stops on any vCPU, with the event kTrapped. At most kMaxTraps different ones; none removes all.

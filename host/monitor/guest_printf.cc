@@ -25,7 +25,7 @@ class Expander {
  public:
   Expander(KernelReader& memory, std::string_view format, GuestVarargs arguments, const GuestKernel* kernel,
            ReadBudget& budget)
-      : memory_(memory), rest_(format), arguments_(std::move(arguments)), kernel_(kernel), budget_(budget) {}
+      : memory_(memory), rest_(format), arguments_(arguments), kernel_(kernel), budget_(budget) {}
 
   ExpandedFormat run() {
     while (!rest_.empty() && result_.text.size() < kMaxMessage && !stopped_) {
@@ -244,7 +244,7 @@ ExpandedFormat expand_format(KernelReader& memory, Kva format, GuestVarargs argu
                              const GuestKernel* kernel, ReadBudget& budget) {
   const auto text = memory.read_c_string(format, kMaxMessage, budget);
   if (!text) return {{}, "the format string cannot be read: " + text.error().to_string()};
-  return Expander(memory, text->text, std::move(arguments), kernel, budget).run();
+  return Expander(memory, text->text, arguments, kernel, budget).run();
 }
 
 }  // namespace ktstr

@@ -44,7 +44,8 @@ Expected<void> Freezer::prepare() {
   const bool asked = request_.on_freeze == RunRequest::OnFreeze::kStop || request_.core ||
                      request_.freeze_at != RunRequest::FreezeAt::kClaim || !request_.vmlinux.empty() ||
                      !request_.system_map.empty();
-  if (!prepared_.plan.has_scheduler() || request_.on_freeze == RunRequest::OnFreeze::kOff) return {};
+  const bool traps = prepared_.plan.has_scheduler() && request_.on_freeze != RunRequest::OnFreeze::kOff;
+  if (!traps && !asked) return {};
   auto made = make_dumper();
   if (made || asked) return made;
   note("no dump when the scheduler fails: " + made.error().to_string());

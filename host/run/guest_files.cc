@@ -176,6 +176,7 @@ Expected<GuestFiles> pack_guest_files(const ktstr::v1::RunPlan& plan, const Kern
     auto initramfs = (nothing_later ? all : base).build();
     if (!initramfs) return std::unexpected(std::move(initramfs.error()));
     files.initramfs = std::move(*initramfs);
+    files.all = std::move(all);
     return files;
   };
   auto packed = pack();

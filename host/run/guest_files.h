@@ -1,8 +1,8 @@
 // The guest's files.
 //
-// An ordinary guest boots with what every run of its kernel needs, and gets the rest over the frame port when
-// it has said Hello: so one that was kept there can serve any run. A deterministic guest has all of it in its
-// initramfs, because nothing may enter it after its start.
+// A guest that is to be kept at Hello boots with what every run of its kernel needs, and gets the rest over
+// the frame port then: so it can serve any run. Others have all of it in their initramfs, which is faster; a
+// deterministic one must, because nothing may enter it after its start.
 //
 //   /init                      ktstr-guest
 //   /etc/ktstr/modules         modules PID 1 loads, one guest path a line, in order
@@ -37,6 +37,8 @@ struct GuestFiles {
   Initramfs initramfs;
   // What is sent after Hello: scheduler, libraries, included files.
   FileBundle later;
+  // All of it, for a guest that gets everything at once after all.
+  InitramfsBuilder all;
 };
 
 // Packs everything `plan` needs; all of it into the initramfs when `nothing_later`. `modules`: drivers the

@@ -1,29 +1,18 @@
 #include "host/run/host_use_options.h"
 
-#include <sched.h>
-
 #include <set>
 
 #include <fmt/format.h>
 
 #include "common/quote.h"
+#include "host/machine/host_cpus.h"
 
 namespace ktstr {
 namespace {
 
-CpuSet affinity_of_this_process() {
-  cpu_set_t mask;
-  CPU_ZERO(&mask);
-  CpuSet allowed;
-  if (sched_getaffinity(0, sizeof(mask), &mask) != 0) return allowed;
-  for (std::uint32_t cpu = 0; cpu < CPU_SETSIZE; ++cpu)
-    if (CPU_ISSET(cpu, &mask)) allowed.insert(cpu);
-  return allowed;
-}
-
 Expected<std::vector<std::uint32_t>> resolve_pins(const std::string& text, std::uint32_t vcpus,
                                                   const CpuSet& allowed) {
-  auto cpus = text == "all" ? Expected<CpuSet>(allowed) : CpuSet::parse(text, CPU_SETSIZE);
+  auto cpus = text == "all" ? Expected<CpuSet>(allowed) : CpuSet::parse(text);
   if (!cpus) return propagate(std::move(cpus.error()), "--pin-vcpus");
   if (!cpus->is_subset_of(allowed)) {
     return fail(ErrorCode::kHost, fmt::format("--pin-vcpus {}: this process may use the host's CPUs {} only",
@@ -47,17 +36,19 @@ const char* first_given(const RunRequest& request) {
 }  // namespace
 
 Expected<HostUse> resolve_host_use(const RunRequest& request, AccelChoice kind, std::uint32_t vcpus) {
-  return resolve_host_use(request, kind, vcpus, affinity_of_this_process());
+  const auto allowed = affinity_of_this_process();
+  if (!allowed) return std::unexpected(allowed.error());
+  return resolve_host_use(request, kind, vcpus, *allowed);
 }
 
 Expected<HostUse> resolve_host_use(const RunRequest& request, AccelChoice kind, std::uint32_t vcpus,
                                    const CpuSet& allowed) {
   const char* const given = first_given(request);
   if (given == nullptr) return HostUse{};
-  if (kind != AccelChoice::kKvm) {
-    return fail(
-        ErrorCode::kUsage,
-        fmt::format("{} is for the kvm machine, and this run's is tcg; ktstr-vm doctor says why", given));
+  if (!machine_abilities(kind).host_use) {
+    return fail(ErrorCode::kUsage,
+                fmt::format("{} is for the kvm machine, and this run's is {}; ktstr-vm doctor says why",
+                            given, accel_name(kind)));
   }
   HostUse use = {.pages = request.pages, .fifo_priority = request.vcpu_fifo.value_or(0)};
   if (request.pin_vcpus.empty()) return use;

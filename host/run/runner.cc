@@ -372,6 +372,12 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
   }
   auto cloning = Cloning::decide(request, *prepared, **machine);
   if (!cloning) return std::unexpected(std::move(cloning.error()));
+  if (!cloning->is_clone() && !cloning->keeps(SnapshotPoint::kHello) &&
+      !prepared->later_files.files.empty()) {
+    if (auto packed = pack_all_files(*prepared); !packed) return std::unexpected(std::move(packed.error()));
+    machine = make_machine(loop, *prepared, false);
+    if (!machine) return std::unexpected(std::move(machine.error()));
+  }
   Freezer freezer(request, *prepared, status);
   if (auto ready = freezer.prepare(); !ready) return std::unexpected(std::move(ready.error()));
   auto folder = RunFolder::create(request.out);

@@ -101,6 +101,7 @@ void Session::take(const Frame& frame) {
       break;
     case Frame::kPlanAccepted:
       plan_refused_ = cut(frame.plan_accepted().refused());
+      if (plan_accepted_ns_ == 0 && plan_refused_.empty()) event("plan accepted");
       plan_accepted_ns_ = frame.guest_ns();
       break;
     case Frame::kScheduler:

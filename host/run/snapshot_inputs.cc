@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,18 +9,11 @@
 #include <fmt/format.h>
 
 #include "common/quote.h"
-#include "common/read_file.h"
 #include "common/xxh3.h"
 #include "host/kernel/image_cache.h"
-#include "host/machine/host_resources.h"
-#include "host/machine/kvm/state_file.h"
 
 namespace ktstr {
 namespace {
-
-// What TcgMachine::save writes is in QEMU's format, which the emulator's version stands for.
-constexpr std::uint32_t kTcgStateVersion = 1;
-constexpr std::size_t kMaxCpuinfo = std::size_t{4} << 20;
 
 // Large files that seldom change: their hashes are remembered.
 Expected<std::string> hash_of_file(const std::string& path) {
@@ -59,31 +51,10 @@ Expected<SnapshotInputs::File> input_of(const FileBundle& bundle, const FileBund
   return input;
 }
 
-// The first CPU's name, as /proc/cpuinfo has it.
-std::string host_cpu_name() {
-  const auto text = read_file("/proc/cpuinfo", kMaxCpuinfo);
-  const std::size_t line = text ? text->find("\nmodel name") : std::string::npos;
-  if (line == std::string::npos) return "unknown";
-  const std::size_t colon = text->find(": ", line);
-  const std::size_t end = text->find('\n', line + 1);
-  return colon < end ? text->substr(colon + 2, end - colon - 2) : "unknown";
-}
-
 // "1n1l2c1t", and what nodes and distances there are by their hash.
 std::string topology_text(const ktstr::v1::Topology& topology) {
   return fmt::format("{}n{}l{}c{}t {}", topology.numa_nodes(), topology.llcs(), topology.cores_per_llc(),
                      topology.threads_per_core(), Xxh3::hex_of(topology.SerializeAsString()).substr(0, 8));
-}
-
-void add_host(AccelChoice kind, SnapshotInputs& inputs) {
-  // A tcg guest's TSC is the host's, a kvm guest's whole CPU.
-  inputs.host["CPU"] = host_cpu_name();
-  if (kind != AccelChoice::kKvm) return;
-  Xxh3 flags;
-  for (const std::string& flag : host_cpu_flags()) flags.update(flag + " ");
-  inputs.host["CPU flags"] = flags.hex();
-  utsname names{};
-  if (::uname(&names) == 0) inputs.host["kernel"] = names.release;
 }
 
 // The value behind `flag` on a command line, "" when it is not there.
@@ -127,9 +98,9 @@ Expected<SnapshotInputs> snapshot_inputs(const Prepared& prepared, const Machine
     inputs.emulator_version = emulator.version;
     inputs.emulator_hash = std::move(*hash);
   }
-  const AccelChoice kind = prepared.machine_choice.kind;
-  inputs.state_version = kind == AccelChoice::kKvm ? kvm::kKvmStateVersion : kTcgStateVersion;
-  add_host(kind, inputs);
+  Machine::SnapshotTerms terms = machine.snapshot_terms();
+  inputs.state_version = terms.state_version;
+  inputs.host = std::move(terms.host);
   for (const FileBundle::File& file : prepared.later_files.files) {
     // Folders are there for what is in them.
     if (file.entry.type == InitramfsEntryType::kDirectory) continue;

@@ -235,18 +235,33 @@ static __always_inline void spin_when_due(u32 cpu, u64 now) {
   bpf_loop(1 << 10, spin_round, &context, 0);
 }
 
-// Takes the task away from everybody. True when it is BPF's now.
-static __always_inline void keep_for_ever(struct task_struct* p, struct cpu_stats* stats,
-                                          struct task_state* state, u64 now, u64 dsq_id, u64 enq_flags) {
+#ifndef KTSTR_BUILTIN_DSQS
+// A DSQ takes tasks by arrival or by virtual time, never both at once (dispatch_enqueue() calls that an error
+// of the scheduler), so whoever puts a task on a group's queue, to be served or to be held, does it here.
+static __always_inline void insert_into_group(struct task_struct* p, struct task_state* state, u32 group,
+                                              u64 slice, u64 enq_flags) {
+  if (group & 1) {
+    dsq_insert(p, kGroupDsq + group, slice, enq_flags);
+    return;
+  }
+  u64 vtime = vtime_now;
+  if (state) {
+    // Who slept for long may not catch up on all of it.
+    if ((s64)(state->vtime - (vtime_now - slice_ns)) < 0) state->vtime = vtime_now - slice_ns;
+    vtime = state->vtime;
+  }
+  dsq_insert_vtime(p, kGroupDsq + group, slice, vtime, enq_flags);
+}
+#endif
+
+static __always_inline void count_held(struct cpu_stats* stats, struct task_state* state) {
   __sync_fetch_and_add(&nr_held, 1);
   stats->held++;
   if (state) state->held = 1;
-#ifndef KTSTR_BUILTIN_DSQS
-  if (!hold_on_bpf) {
-    dsq_insert(p, dsq_id, slice_ns, enq_flags);
-    return;
-  }
-#endif
+}
+
+// The task is on no queue: BPF's until the kernel takes it back.
+static __always_inline void hold_on_no_queue(struct task_struct* p, u64 now) {
   struct held_info info = {.since_ns = now, .number = nr_held};
   s32 pid = p->pid;
   bpf_map_update_elem(&held, &pid, &info, BPF_ANY);
@@ -308,13 +323,21 @@ void BPF_PROG(ktstr_enqueue, struct task_struct* p, u64 enq_flags) {
 
   if (!served) {
     u64 number = __sync_fetch_and_add(&nr_user_enqueues, 1) + 1;
-    if (fault_stall) {
-      keep_for_ever(p, stats, state, now, kGroupDsq + group, enq_flags);
-      return;
-    }
-    if (fault_hold_every > 0 && number % (u64)fault_hold_every == 0) {
-      u64 every = (u64)fault_hold_every;
-      keep_for_ever(p, stats, state, now, kLimboDsq + number / every % hold_dsqs, enq_flags);
+    s32 every = fault_hold_every;
+    bool stall = fault_stall;
+    if (stall || (every > 0 && number % (u64)every == 0)) {
+      count_held(stats, state);
+#ifndef KTSTR_BUILTIN_DSQS
+      if (!hold_on_bpf && stall) {
+        insert_into_group(p, state, group, slice, enq_flags);
+        return;
+      }
+      if (!hold_on_bpf) {
+        dsq_insert(p, kLimboDsq + number / (u64)every % hold_dsqs, slice, enq_flags);
+        return;
+      }
+#endif
+      hold_on_no_queue(p, now);
       return;
     }
     if (fault_bad_dispatch) {
@@ -346,15 +369,7 @@ void BPF_PROG(ktstr_enqueue, struct task_struct* p, u64 enq_flags) {
     dsq_insert(p, kSharedDsq, slice, enq_flags);
     return;
   }
-  u64 dsq_id = kGroupDsq + queue - 1;
-  if (!(queue & 1) || !state) {
-    if (queue & 1) dsq_id = kSharedDsq;
-    dsq_insert(p, dsq_id, slice, enq_flags);
-    return;
-  }
-  // Who slept for long may not catch up on all of it.
-  if ((s64)(state->vtime - (vtime_now - slice_ns)) < 0) state->vtime = vtime_now - slice_ns;
-  dsq_insert_vtime(p, dsq_id, slice, state->vtime, enq_flags);
+  insert_into_group(p, state, queue - 1, slice, enq_flags);
 #endif
 }
 

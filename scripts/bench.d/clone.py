@@ -1,4 +1,5 @@
-"""bench clone: what a snapshot costs the guest that is saved, and how soon a clone runs and answers, at the machine.
+"""bench clone: what a snapshot costs the run that makes it, how soon a clone has its plan, beside a run that boots; the
+same at the machine.
 
 tcg with this host's emulator; kvm under this machine's own /dev/kvm, whatever it is: a software KVM will do, as the
 guest is saved as soon as its kernel has said its name.
@@ -10,7 +11,8 @@ import statistics
 import subprocess
 import sys
 
-from common import arguments, heading, KERNEL, KTSTR_VM, mib, reached, spread, table
+from clone_runs import keep, start
+from common import arguments, finish, heading, KERNEL, KTSTR_VM, mib, reached, result_of, spread, table
 
 BUILD = pathlib.Path(KTSTR_VM).parent
 BENCH = pathlib.Path(os.environ.get("KTSTR_CLONE_BENCH") or BUILD / "tests/bench/clone-bench")
@@ -18,6 +20,7 @@ SAVE_MS = 400
 FIRST_RUN_MS = 15
 OWN = 30 * 2**20
 TOGETHER = 8
+PLAN_MS = 450
 
 
 def measure(kind, folder, runs, *text):
@@ -77,10 +80,52 @@ def measure_kvm(folder, runs):
     table(["", "median (range)", "required", "reached"], rows)
 
 
+def saving_row(name, kept):
+    """Of the run that kept a guest at one point or two."""
+    saved = [each for each in kept["clone"].get("saved", []) if not each.get("failed")]
+    if not saved:
+        return []
+    longest = max(int(each["stood_still_ns"]) for each in saved) / 1e6
+    points = ", ".join(each["point"] for each in saved)
+    return [[f"{name}: the run that keeps the guest ({points}) is delayed by at most", f"{longest:.0f} ms", f"at most {SAVE_MS} ms",
+             reached(longest <= SAVE_MS)]]
+
+
+def measure_runs(folder, runs):
+    """Booted and cloned runs take turns."""
+    heading("runs that boot and runs that are clones (tcg)", runs,
+            "2 vCPUs, exec of ktstr-vm to PID 1's acknowledgement of the plan; with a scheduler, booted, until it has attached.")
+    rows = []
+    for name, options, sign, share in (("no scheduler", [], "plan accepted", 0.15), *with_schedulers()):
+        kept = keep(folder, options)
+        times = {"never": [], "always": []}
+        for _ in range(runs):
+            for mode, how in times.items():
+                with start(folder, mode, options, sign if mode == "never" else "plan accepted") as started:
+                    how.append(started.wall)
+                    finish(started)
+                result_of(folder)
+        booted, cloned = (statistics.median(times[mode]) for mode in times)
+        rows += [[f"{name}: booted", spread(times["never"]), "", ""],
+                 [f"{name}: clone", spread(times["always"], "ms"), f"at most {PLAN_MS} ms", reached(cloned * 1e3 <= PLAN_MS)],
+                 [f"{name}: clone / booted", f"{cloned / booted:.3f}", f"at most {share}", reached(cloned / booted <= share)]]
+        if kept:
+            rows += saving_row(name, kept)
+    table(["", "median (range)", "required", "reached"], rows)
+
+
+def with_schedulers():
+    for path in os.environ["KTSTR_BENCH_SCHEDULERS"].split():
+        name = pathlib.Path(path).name
+        if name.startswith("scx_"):
+            yield name, ["--scheduler", path], "scheduler attached", 0.04 if name == "scx_lavd" else 0.15
+
+
 def main():
     work, runs = arguments()
     if not BENCH.exists():
         subprocess.run(["ninja", "-C", BUILD, "tests/bench/clone-bench"], check=True, stdout=sys.stderr)
+    measure_runs(work, runs)
     measure_tcg(work, runs)
     if os.access("/dev/kvm", os.R_OK | os.W_OK):
         measure_kvm(work, runs)

@@ -11,6 +11,7 @@
 #include <string_view>
 #include <utility>
 
+#include "host/inspect/reasons.h"
 #include "host/inspect/scx/scx_capture.h"
 #include "host/inspect/walk/list.h"
 
@@ -42,7 +43,7 @@ struct CaptureContext {
   // A limit ended a part of the walk; each is said once.
   void incomplete(const std::string& what) {
     std::string& all = objects.incomplete;
-    if (all.find(what) == std::string::npos) all += (all.empty() ? "" : "; ") + what;
+    if (all.find(what) == std::string::npos) add_reason(all, what);
   }
   void note_break(std::string path, const ListContents& walked) {
     if (walked.broken && walked.broken->kind != WalkBreak::Kind::kUninitialised)

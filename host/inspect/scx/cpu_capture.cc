@@ -5,6 +5,8 @@
 
 #include <fmt/format.h>
 
+#include "host/inspect/reasons.h"
+
 namespace ktstr {
 namespace {
 
@@ -33,8 +35,7 @@ void CpuCapture::missing_variables() {
   if (!has("direct_dispatch_task"))
     in_.absent("Cpu.direct_dispatch_task", symbols.lacks("direct_dispatch_task"));
   if (in_.plan.dispatch_buffer && !in_.plan.sched_cpu.dispatch_context && !has("scx_dsp_ctx")) {
-    const std::string& in_sched = in_.plan.no_dispatch_context;
-    in_.absent("dispatch buffers", in_sched + (in_sched.empty() ? "" : "; ") + symbols.lacks("scx_dsp_ctx"));
+    in_.absent("dispatch buffers", join_reasons(in_.plan.no_dispatch_context, symbols.lacks("scx_dsp_ctx")));
   }
 }
 

@@ -6,6 +6,8 @@
 #include <fmt/format.h>
 #include <google/protobuf/descriptor.h>
 
+#include "host/inspect/reasons.h"
+
 namespace ktstr {
 namespace {
 
@@ -179,7 +181,7 @@ std::optional<Place> place_of(const KernelTypes& types, std::string_view type,
   for (const std::string_view path : paths) {
     auto place = types.place(type, path);
     if (place) return std::move(*place);
-    if (why != nullptr) *why += (why->empty() ? "" : "; ") + place.error();
+    if (why != nullptr) add_reason(*why, place.error());
   }
   return std::nullopt;
 }
@@ -205,7 +207,7 @@ void make_moved(const KernelTypes& types, ScxPlan& plan) {
   StructLayout& pcpu = plan.sched_cpu.layout;
   plan.sched_cpu.bypass_dsq = pcpu.want(types, kDsq, {"bypass_dsq"}, &in_pcpu);
   if (!plan.rq.bypass_dsq && !plan.sched_cpu.bypass_dsq)
-    lacks(plan, "bypass DSQs", in_rq + (in_rq.empty() || in_pcpu.empty() ? "" : "; ") + in_pcpu);
+    lacks(plan, "bypass DSQs", join_reasons(in_rq, in_pcpu));
   std::string in_stats, in_sched;
   plan.sched_cpu.event_stats = pcpu.want(types, "scx_event_stats", {"event_stats"}, &in_stats);
   if (!plan.sched.legacy)
@@ -213,7 +215,7 @@ void make_moved(const KernelTypes& types, ScxPlan& plan) {
         plan.sched.layout.want(types, StructLayout::kPointer, {"event_stats_cpu"}, &in_sched);
   if (!plan.sched.legacy && types.find_struct("scx_event_stats") && !plan.sched_cpu.event_stats &&
       !plan.sched.event_stats_cpu)
-    lacks(plan, "event counters", in_stats + (in_stats.empty() || in_sched.empty() ? "" : "; ") + in_sched);
+    lacks(plan, "event counters", join_reasons(in_stats, in_sched));
   // Where this is missing it may be a per-CPU variable: the capture looks, and says so.
   plan.sched_cpu.dispatch_context = pcpu.want(types, "scx_dsp_ctx", {"dsp_ctx"}, &plan.no_dispatch_context);
 }
@@ -237,7 +239,7 @@ void make_cgroup(const KernelTypes& types, ScxPlan& plan) {
   plan.cgroup.name = place_of(types, "kernfs_node", {"name"}, &why);
   std::string no_parent;
   plan.cgroup.parent = place_of(types, "kernfs_node", {"__parent", "parent"}, &no_parent);
-  if (!plan.cgroup.parent) why += (why.empty() ? "" : "; ") + no_parent;
+  if (!plan.cgroup.parent) add_reason(why, no_parent);
   if (!why.empty()) lacks(plan, "Task.cgroup", std::move(why));
 }
 

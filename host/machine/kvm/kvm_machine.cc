@@ -1,5 +1,6 @@
 #include "host/machine/kvm/kvm_machine.h"
 
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include <fmt/core.h>
 
+#include "common/xxh3.h"
 #include "host/machine/host_resources.h"
 #include "host/machine/kvm/kvm_arguments.h"
 #include "host/machine/kvm/kvm_state.h"
@@ -49,10 +51,10 @@ MachineEvent ending(GuestEnd end, const std::string& detail) {
 
 }  // namespace
 
-KvmMachine::KvmMachine(boost::asio::io_context& loop, BootSpec spec, const KvmMachineOptions& options)
+KvmMachine::KvmMachine(boost::asio::io_context& loop, BootSpec spec, KvmMachineOptions options)
     : loop_(loop),
       spec_(std::move(spec)),
-      options_(options),
+      options_(std::move(options)),
       frames_(*this),
       bell_(loop),
       doorbell_(loop),
@@ -108,16 +110,11 @@ Expected<void> KvmMachine::build() {
     return opened;
   exits_ = std::make_unique<VcpuExits>(
       *guest_, traps_,
-      ExitCallbacks{.ended =
-                        [this, there = there_](std::uint32_t cpu, GuestEnd end, std::string detail) {
-                          const std::lock_guard lock(there->mutex);
-                          if (there->machine) post({.cpu = cpu, .end = end, .detail = std::move(detail)});
-                        },
-                    .trapped =
-                        [this, there = there_](std::uint32_t cpu, const TrapHit& hit) {
-                          const std::lock_guard lock(there->mutex);
-                          if (there->machine) post({.cpu = cpu, .hit = hit});
-                        }});
+      ExitCallbacks{.ended = on_vcpu([this](std::uint32_t cpu, GuestEnd end, std::string detail) {
+                      post({.cpu = cpu, .end = end, .detail = std::move(detail)});
+                    }),
+                    .trapped = on_vcpu(
+                        [this](std::uint32_t cpu, const TrapHit& hit) { post({.cpu = cpu, .hit = hit}); })});
   threads_ = std::make_unique<VcpuThreads>();
   auto started = threads_->start(
       guest_->vcpus,
@@ -164,6 +161,16 @@ Expected<void> KvmMachine::resume() {
   // For what devices have put off.
   bell_.ring();
   return {};
+}
+
+Machine::SnapshotTerms KvmMachine::snapshot_terms() const {
+  std::string flags;
+  for (const std::string& flag : host_cpu_flags()) flags += flag + " ";
+  SnapshotTerms terms{.state_version = kKvmStateVersion,
+                      .host = {{"CPU", host_cpu_model()}, {"CPU flags", Xxh3::hex_of(flags)}}};
+  utsname names{};
+  if (::uname(&names) == 0) terms.host["kernel"] = names.release;
+  return terms;
 }
 
 Expected<std::string> KvmMachine::save(const SnapshotFiles& files) {
@@ -265,13 +272,6 @@ Expected<void> KvmMachine::Frames::send(std::string_view bytes) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 // What happens by itself
-
-std::function<void()> KvmMachine::on_vcpu(std::function<void()> call) {
-  return [there = there_, call = std::move(call)] {
-    const std::lock_guard lock(there->mutex);
-    if (there->machine) call();
-  };
-}
 
 // On a vCPU's thread. The others are asked to stop at once, not when the loop gets to it; and before the loop
 // hears of it, so that a message of machine that is not held is an old one.

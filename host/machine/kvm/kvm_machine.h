@@ -44,7 +44,7 @@ struct KvmMachineOptions {
 class KvmMachine final : public Machine {
  public:
   // `spec` has passed check_kvm_limits.
-  KvmMachine(boost::asio::io_context& loop, BootSpec spec, const KvmMachineOptions& options);
+  KvmMachine(boost::asio::io_context& loop, BootSpec spec, KvmMachineOptions options);
   ~KvmMachine() override;
   KvmMachine(const KvmMachine&) = delete;
   KvmMachine& operator=(const KvmMachine&) = delete;
@@ -52,6 +52,7 @@ class KvmMachine final : public Machine {
   std::string_view kind() const override { return "kvm"; }
   const KernelCommandLine& command_line() const override { return command_line_; }
   Emulator emulator() const override { return {}; }
+  SnapshotTerms snapshot_terms() const override;
   std::vector<std::string> warnings() const override { return warnings_; }
 
   void set_console_receiver(ConsoleReceiver receiver) override { console_receiver_ = std::move(receiver); }
@@ -110,7 +111,13 @@ class KvmMachine final : public Machine {
   Expected<void> build();
   void post(Message message);
   // For a call from a vCPU's thread: nothing happens once the machine has given that thread up.
-  std::function<void()> on_vcpu(std::function<void()> call);
+  template <typename Call>
+  auto on_vcpu(Call call) const {
+    return [there = there_, call]<typename... Arguments>(Arguments&&... arguments) {
+      const std::lock_guard lock(there->mutex);
+      if (there->machine) call(std::forward<Arguments>(arguments)...);
+    };
+  }
   void on_bell();
   // All vCPUs are parked: those that were held at a trap hit it again when they run. Those that have written
   // do not: true when there are such.

@@ -36,9 +36,8 @@ void LoopBell::wait() {
                        // Not kept over the call, which may close the bell, or destroy it with its function.
                        self.reset();
                        const auto on_ring = bell.on_ring_;
-                       std::uint64_t rings = 0;
-                       [[maybe_unused]] const ssize_t got =
-                           read(bell.stream_.native_handle(), &rings, sizeof(rings));
+                       eventfd_t rings = 0;
+                       static_cast<void>(eventfd_read(bell.stream_.native_handle(), &rings));
                        on_ring();
                        if (const auto still = weak.lock(); still && bell.stream_.is_open()) bell.wait();
                      });

@@ -201,11 +201,11 @@ PauseReport VcpuThreads::wait_parked(std::chrono::nanoseconds limit) {
     const Slot& slot = *slots_[i];
     if (!slot.parked) {
       report.missing.push_back(static_cast<std::uint32_t>(i));
-      report.stopped_after.push_back(std::nullopt);
+      report.stopped_after.emplace_back(std::nullopt);
       continue;
     }
     const auto after = std::max(*slot.parked_at - start, Clock::duration::zero());
-    report.stopped_after.push_back(after);
+    report.stopped_after.emplace_back(after);
     report.rendezvous = std::max<std::chrono::nanoseconds>(report.rendezvous, after);
   }
   if (!report.missing.empty()) report.rendezvous = Clock::now() - start;
@@ -235,12 +235,6 @@ VcpuWhereabouts VcpuThreads::whereabouts(std::uint32_t cpu) {
   where.rip = (*vcpus_)[cpu].last_rip();
   where.thread = describe_thread(thread_ids_[cpu]);
   return where;
-}
-
-std::string VcpuThreads::missing_detail(std::uint32_t cpu) {
-  const VcpuWhereabouts where = whereabouts(cpu);
-  if (where.place == VcpuWhereabouts::Place::kParked) return {};
-  return fmt::format("vCPU {} is {}", cpu, where.to_string());
 }
 
 std::string VcpuWhereabouts::to_string() const {

@@ -82,8 +82,6 @@ class VcpuThreads {
   // What can be said of a vCPU that did not come to a rendezvous, without touching it. Any thread, until
   // end().
   VcpuWhereabouts whereabouts(std::uint32_t cpu);
-  // whereabouts() as one line; empty for a vCPU that is parked.
-  std::string missing_detail(std::uint32_t cpu);
   // Makes all leave and joins them. A thread that does not come within some seconds is left alone: false, and
   // its vCPU must not be touched or freed any more. Idempotent.
   bool end();

@@ -97,16 +97,6 @@ int exec_error(int fd) {
 
 }  // namespace
 
-std::string describe_exit(int wait_status) {
-  if (WIFEXITED(wait_status)) return fmt::format("exit code {}", WEXITSTATUS(wait_status));
-  if (WIFSIGNALED(wait_status)) {
-    const int number = WTERMSIG(wait_status);
-    const char* name = sigdescr_np(number);
-    return fmt::format("killed by signal {} ({})", number, name != nullptr ? name : "unknown");
-  }
-  return fmt::format("wait status {:#x}", wait_status);
-}
-
 Expected<ChildProcess> ChildProcess::spawn(const std::vector<std::string>& argv,
                                            std::span<const InheritedFd> fds) {
   int above = 3;

@@ -24,9 +24,6 @@ struct InheritedFd {
   int target = -1;
 };
 
-// "exit code 1", "killed by signal 9 (Killed)", from a wait(2) status.
-std::string describe_exit(int wait_status);
-
 class ChildProcess {
  public:
   // Starts argv[0] (a path) in a session of its own, so that a Ctrl-C on our terminal does not reach it, with

@@ -21,7 +21,6 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <optional>
 
 #include "common/error.h"
 #include "common/unique_fd.h"

@@ -94,9 +94,11 @@ void add_clock(Arguments& args, const DeterministicClock& clock) {
   args.add("-icount", fmt::format("shift={},sleep=off", clock.shift));
   args.add("-seed", fmt::format("{}", clock.seed));
   args.add("-rtc", "base=2026-01-01T00:00:00,clock=vm");
-  // When QEMU stops the guest, at a trap say, it takes it for idle and moves the clock to the next timer,
-  // which may be seconds away. So there is always one within 4 ms: of a filter on a network of nothing, which
-  // the guest does not see.
+  // With sleep=off QEMU moves the clock to the next timer whenever no vCPU can run, and a vCPU that has
+  // stopped at a trap counts as one that cannot until the main loop gets to stopping the machine
+  // (util/main-loop.c: main_loop_wait() looks at the clock first). A guest whose tick is due and not yet
+  // taken may have no timer but the date's alarm, a day away. So there is always one within 4 ms: of a filter
+  // on a network of nothing, which the guest does not see.
   constexpr int kBeatMicroseconds = 4000;
   args.add("-netdev", "hubport,id=beat,hubid=0");
   args.add("-object", fmt::format("filter-buffer,id=beat-timer,netdev=beat,interval={}", kBeatMicroseconds));

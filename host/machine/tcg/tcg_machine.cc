@@ -11,6 +11,8 @@
 
 #include "common/quote.h"
 #include "common/sparse_file.h"
+#include "common/wait_status.h"
+#include "host/machine/host_resources.h"
 #include "host/machine/tcg/emulator_output.h"
 #include "host/machine/tcg/pc_memory.h"
 #include "host/machine/tcg/qemu_command.h"
@@ -185,6 +187,11 @@ Expected<void> TcgMachine::load_snapshot() {
   if (!ram) return std::unexpected(std::move(ram.error()));
   ram_ = *std::move(ram);
   return {};
+}
+
+// The state is in QEMU's format, for which the emulator's version stands. A guest's TSC is the host's.
+Machine::SnapshotTerms TcgMachine::snapshot_terms() const {
+  return {.state_version = 1, .host = {{"CPU", host_cpu_model()}}};
 }
 
 Expected<std::string> TcgMachine::save(const SnapshotFiles& files) {
@@ -514,13 +521,6 @@ Expected<void> TcgMachine::step(std::uint32_t cpu) {
   return {};
 }
 
-// With sleep=off QEMU moves the clock to the next timer whenever no vCPU can run, and a vCPU that has stopped
-// at a trap counts as one that cannot until the main loop gets to stopping the machine (util/main-loop.c:
-// main_loop_wait() looks at the clock first; timerlist_rearm() does too). A guest whose tick is due and not
-// yet taken has no timer but the date's alarm, a day away: its clock leapt there, in one of five runs of some
-// kernels. A network filter without a network has a timer that the guest does not see. It is there from the
-// first stop on, no earlier: whether the emulator's main loop or its vCPU thread serves it depends on the
-// host, and that a guest does see. So the first stop of a run may still leap.
 Expected<void> TcgMachine::go_on() {
   traps_.settle();
   const auto going = qmp_->execute("cont", {}, kCommandLimit);

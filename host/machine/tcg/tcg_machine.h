@@ -46,6 +46,7 @@ class TcgMachine : public Machine {
   std::string_view kind() const override { return "tcg"; }
   const KernelCommandLine& command_line() const override { return command_line_; }
   Emulator emulator() const override { return {qemu_.path, qemu_.version, argv_}; }
+  SnapshotTerms snapshot_terms() const override;
   std::vector<std::string> warnings() const override { return warnings_; }
 
   void set_console_receiver(ConsoleReceiver receiver) override { console_receiver_ = std::move(receiver); }

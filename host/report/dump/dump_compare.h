@@ -55,6 +55,9 @@ struct CompareTolerance {
   std::int64_t waiting_ms = 20;
   // Counters that only grow: ops_qseq, pnt_seq, ksync, qseq, events. The kernel's is the later value.
   std::uint64_t sequence = 16;
+  // Tasks that may have left a run queue before the kernel printed it: its nr_run is less by as many as it
+  // has task lines less than we have.
+  std::int64_t tasks_left = 0;
   // slice and dsq_vtime, ns; a slice shrinks, vtime grows.
   std::uint64_t time_ns = 0;
   // Bits of a run queue's flags that come and go. SCX_RQ_CLK_VALID (kernel/sched/sched.h): its clock is

@@ -1,5 +1,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
+#include <zstd.h>
 
 #include <filesystem>
 
@@ -118,6 +119,37 @@ TEST_F(FileReceiverTest, SizesAreBounded) {
   files.begin(file("/b", 401));  // 1000 in all
   EXPECT_FALSE(files.problem().empty());
   EXPECT_FALSE(fs::exists(root_ + "/b"));
+}
+
+TEST_F(FileReceiverTest, PackedPiecesAreUnpackedAndDamagedOnesRefused) {
+  const std::string text(500, 'a');
+  v1::FileData packed;
+  packed.mutable_data()->resize(::ZSTD_compressBound(text.size()));
+  packed.mutable_data()->resize(
+      ::ZSTD_compress(packed.mutable_data()->data(), packed.data().size(), text.data(), text.size(), 1));
+  packed.set_inflated(500);
+  FileReceiver files = receiver();
+  files.begin(file("/text", 500));
+  files.data(packed);
+  EXPECT_EQ(files.problem(), "");
+  EXPECT_EQ(files.received(), 500U);
+  EXPECT_EQ(content("/text"), text);
+  const auto refused = [&](v1::FileData data, const char* why) {
+    FileReceiver other = receiver();
+    other.begin(file("/other", 500));
+    other.data(data);
+    EXPECT_NE(other.problem().find(why), std::string::npos) << other.problem();
+  };
+  v1::FileData data = packed;
+  data.mutable_data()->pop_back();
+  refused(data, "cannot be unpacked");
+  data = packed;
+  data.set_inflated(499);
+  refused(data, "cannot be unpacked");
+  data.set_inflated(501);
+  refused(data, "became 500 bytes instead of 501");
+  data.set_inflated(UINT32_MAX);
+  refused(data, "more than 1048576");
 }
 
 TEST_F(FileReceiverTest, TheFirstProblemEndsIt) {

@@ -8,6 +8,8 @@
 
 #include <gtest/gtest.h>
 
+#include "common/wait_status.h"
+
 namespace ktstr {
 namespace {
 

@@ -46,6 +46,18 @@ TEST(ChooseMachine, TcgCanBeAskedFor) {
   EXPECT_EQ(choice->reason, "asked for");
 }
 
+TEST(ChooseMachine, OnlyAnEmulatedOneIsDeterministic) {
+  for (const AccelChoice asked : {AccelChoice::kAuto, AccelChoice::kTcg}) {
+    const auto choice = choose_deterministic_machine(asked);
+    ASSERT_TRUE(choice);
+    EXPECT_TRUE(machine_abilities(choice->kind).instruction_clock);
+  }
+  const auto refused = choose_deterministic_machine(AccelChoice::kKvm);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), ErrorCode::kUsage);
+  EXPECT_NE(refused.error().to_string().find("--accel kvm"), std::string::npos);
+}
+
 TEST(ChooseMachine, ThisHostCanBeProbed) {
   EXPECT_TRUE(choose_machine(AccelChoice::kAuto, probe_host_virtualization()));
 }

@@ -141,6 +141,23 @@ TEST(DumpCompare, LinesAboutRescueAndThoseNobodyKnows) {
               testing::IsEmpty());
 }
 
+TEST(DumpCompare, ATaskThatLeftBeforeTheKernelLooked) {
+  const ktstr::v1::Dump ours = sample_dump();
+  const std::string text = k7_2;
+  const std::size_t task = text.find("  R on dsq]x[");
+  const std::string left = replaced(text.substr(0, task) + text.substr(text.find("CPU 0 ", task)),
+                                    "CPU 1   : nr_run=2", "CPU 1   : nr_run=1");
+  EXPECT_THAT(differences(ours, left, {.tasks_left = 1}), testing::IsEmpty());
+  EXPECT_THAT(differences(ours, left),
+              testing::ElementsAre("CPU 1: nr_run is '2', the kernel's dump has '1'"));
+  // A count that no line explains is wrong.
+  EXPECT_THAT(differences(ours, replaced(left, "nr_run=1", "nr_run=0"), {.tasks_left = 2}),
+              testing::ElementsAre("CPU 1: nr_run is '2', the kernel's dump has '0'"));
+  EXPECT_THAT(
+      differences(ours, replaced(text, "CPU 1   : nr_run=2", "CPU 1   : nr_run=1"), {.tasks_left = 2}),
+      testing::ElementsAre("CPU 1: nr_run is '2', the kernel's dump has '1'"));
+}
+
 TEST(DumpCompare, MasksOfTheScheduler) {
   ktstr::v1::Dump ours = sample_dump();
   ours.mutable_cpus(1)->clear_cpus_to_kick();

@@ -22,9 +22,12 @@ class FileSenderTest : public ::testing::Test {
         },
         window);
   }
+  static std::uint64_t size_of(const v1::FileData& data) {
+    return data.inflated() != 0 ? data.inflated() : data.data().size();
+  }
   std::uint64_t data_sent() const {
     std::uint64_t bytes = 0;
-    for (const v1::Frame& frame : sent_) bytes += frame.file_data().data().size();
+    for (const v1::Frame& frame : sent_) bytes += size_of(frame.file_data());
     return bytes;
   }
 
@@ -79,6 +82,19 @@ TEST_F(FileSenderTest, NoMoreThanAWindowIsOnItsWay) {
   }
   EXPECT_TRUE(files.done());
   EXPECT_EQ(data_sent(), large.size());
+}
+
+TEST_F(FileSenderTest, WhatGetsShorterIsPackedAndTheRestIsNot) {
+  ASSERT_TRUE(all_.add_bytes("/long", std::string(1000, 'x'), 0644));
+  ASSERT_TRUE(all_.add_bytes("/short", "x", 0644));
+  bundle();
+  FileSender files = sender(2000);
+  ASSERT_TRUE(files.pump());
+  ASSERT_EQ(sent_.size(), 4U);
+  EXPECT_EQ(sent_[1].file_data().inflated(), 1000U);
+  EXPECT_LT(sent_[1].file_data().data().size(), 100U);
+  EXPECT_EQ(sent_[3].file_data().inflated(), 0U);
+  EXPECT_EQ(sent_[3].file_data().data(), "x");
 }
 
 TEST_F(FileSenderTest, NothingToSendIsDoneAtOnce) {

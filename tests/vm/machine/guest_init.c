@@ -299,7 +299,7 @@ static void use_last_cpu(void) {
   __get_cpuid_count(0xb, 0, &eax, &ebx, &ecx, &edx);
   say("LAST moved %d id %u\n", moved, edx);
   snprintf(number, sizeof(number), "%d", cpu);
-  for (int irq = 1; irq < 16; ++irq) {
+  for (int irq = 1; irq < 256; ++irq) {
     snprintf(path, sizeof(path), "/proc/irq/%d/smp_affinity_list", irq);
     if (write_text(path, number)) say("LAST irq %d\n", irq);
   }
@@ -314,6 +314,7 @@ static void use_last_cpu(void) {
   }
   show("/proc/interrupts");
   say("LAST end\n");
+  tcdrain(1);
 }
 
 int main(void) {

@@ -10,7 +10,9 @@
 namespace ktstr::test {
 
 std::optional<KernelImage> test_kernel() {
-  const char* folder = std::getenv("KTSTR_TEST_KERNEL_72");
+  const char* const series = std::getenv("KTSTR_TEST_MACHINE_SERIES");
+  const char* const folder =
+      std::getenv((std::string("KTSTR_TEST_KERNEL_") + (series == nullptr ? "72" : series)).c_str());
   if (folder == nullptr || *folder == '\0') return std::nullopt;
   auto kernel = KernelImage::open(folder);
   if (!kernel) {

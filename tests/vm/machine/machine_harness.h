@@ -20,7 +20,8 @@ namespace ktstr::test {
 // Generous: the tests also run on loaded machines. Nothing waits this long when all is well.
 inline constexpr std::chrono::seconds kBootLimit{120};
 
-// The kernel in the folder that KTSTR_TEST_KERNEL_72 names; nothing when it is not set.
+// The kernel in the folder that KTSTR_TEST_KERNEL_72 names, or another one by KTSTR_TEST_MACHINE_SERIES
+// ("618"); nothing when it is not set.
 std::optional<KernelImage> test_kernel();
 
 // PID 1 and the modules that it loads, as an uncompressed archive.

@@ -39,7 +39,7 @@ TEST(SplitChip, BootsAndInterruptsACpuWithALongId) {
     const std::string line = machine.serial.substr(begin, at - begin);
     unsigned irq = 0, first = 0, second = 0, last = 0;
     ASSERT_EQ(sscanf(line.c_str(), "/proc/interrupts: %u: %u %u %u", &irq, &first, &second, &last), 4)
-        << line;
+        << machine.serial;
     EXPECT_GT(last, 0U) << line;
   }
 }

@@ -1,4 +1,6 @@
 // Whole runs on the kvm machine. They need a real KVM: scripts/nested-kvm has one, and sets KTSTR_TEST_ACCEL.
+#include <fstream>
+
 #include <gtest/gtest.h>
 
 #include "tests/vm/run/dump_vm_test.h"
@@ -12,6 +14,12 @@ class Kvm : public DumpVmTest {
     DumpVmTest::SetUp();
     if (!on_kvm()) GTEST_SKIP() << "not available: a real KVM (scripts/nested-kvm)";
   }
+  // Of [{"name": ..., "value": ...}, ...].
+  static std::uint64_t sum_of(const nlohmann::json& counters) {
+    std::uint64_t sum = 0;
+    for (const auto& counter : counters) sum += counter["value"].get<std::uint64_t>();
+    return sum;
+  }
 };
 
 TEST_F(Kvm, SteadyPassesUnderEevdf) {
@@ -20,6 +28,49 @@ TEST_F(Kvm, SteadyPassesUnderEevdf) {
   ASSERT_EQ(run.exit_code, 0) << run.describe();
   EXPECT_EQ(run.result["host"]["machine"], "kvm");
   EXPECT_EQ(run.result["guest"]["facts"]["cpus_online"], 2);
+  // What only this machine tells: the clock that can be held, why vCPUs came out of the guest, KVM's
+  // counters.
+  EXPECT_EQ(run.result["guest"]["facts"]["clocksource"], "kvm-clock");
+  const auto& statistics = run.result["host"]["statistics"];
+  EXPECT_GT(sum_of(statistics["exits_to_hello"]), 0U) << run.describe();
+  EXPECT_GE(sum_of(statistics["exits"]), sum_of(statistics["exits_to_hello"]));
+  ASSERT_EQ(statistics["vcpus"].size(), 2U);
+  for (const auto& vcpu : statistics["vcpus"]) {
+    EXPECT_GT(vcpu["ran_ns"].get<std::uint64_t>(), 0U);
+    EXPECT_GT(sum_of(vcpu["kvm"]), 0U) << vcpu;
+  }
+}
+
+// Quiet, and still within the exits that a guest with a console on a UART needs.
+TEST_F(Kvm, AQuietKernelComesToHelloWithinAThousandExits) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  const VmRun run = run_on("7.2", {"--duration", "1s", "--append", "quiet"});
+  ASSERT_EQ(run.exit_code, 0) << run.describe();
+  EXPECT_LE(sum_of(run.result["host"]["statistics"]["exits_to_hello"]), 1000U) << run.describe();
+}
+
+TEST_F(Kvm, MoreVcpusThanTheHostHasCpusIsSaid) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  const VmRun run = run_on("7.2", {"--duration", "1s", "--cpus", "3"});
+  ASSERT_EQ(run.exit_code, 0) << run.describe();
+  EXPECT_TRUE(run.result["host"]["overcommitted"].get<bool>()) << run.describe();
+}
+
+// Huge pages that were set aside, a CPU for each vCPU, and a thread before all others: with a real kernel.
+TEST_F(Kvm, HugePagesAPinnedVcpuAndAPriority) {
+  KTSTR_NEEDS(kernel_72, kernel("7.2"));
+  constexpr const char* kPool = "/proc/sys/vm/nr_hugepages";
+  constexpr std::uint64_t kPages = 256;  // 512 MiB
+  std::ofstream(kPool) << kPages << "\n";
+  std::uint64_t there = 0;
+  std::ifstream(kPool) >> there;
+  if (there < kPages) GTEST_SKIP() << "not available: " << kPages << " huge pages";
+  const VmRun run = run_on("7.2", {"--duration", "1s", "--cpus", "1", "--memory", "512M", "--pages",
+                                   "hugetlb", "--pin-vcpus", "0", "--vcpu-fifo", "1"});
+  std::ofstream(kPool) << "0\n";
+  ASSERT_EQ(run.exit_code, 0) << run.describe();
+  const auto& use = run.result["plan"]["machine"]["host_use"];
+  EXPECT_EQ(use["vcpu_cpus"], nlohmann::json::parse("[0]")) << use;
 }
 
 TEST_F(Kvm, SteadyPassesUnderScxSimple) {

@@ -108,7 +108,7 @@ class SymbolsFunctionsOnly : public DumpVmTest {
     EXPECT_EQ(dump.cpus_size(), static_cast<int>(dump.header().nr_cpu_ids()));
     EXPECT_EQ(count(dump, Dsq::LOCAL), dump.header().nr_cpu_ids());
     EXPECT_GT(dump.tasks_size(), 30);
-    const Task* init = find_task(dump, "init");
+    const Task* init = find_init(dump);
     ASSERT_NE(init, nullptr);
     EXPECT_EQ(init->sched_class(), "rt_sched_class");
     const Task* kthreadd = find_task(dump, "kthreadd");

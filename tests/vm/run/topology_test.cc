@@ -29,7 +29,8 @@ class Topology : public VmTest {
   }
   VmRun run_with(const std::string& series, const std::string& topology,
                  std::vector<std::string> more = {}) const {
-    more.insert(more.end(), {"--topology", topology, "--duration", "1s"});
+    // A nested guest has its clock from the host, and is slow.
+    more.insert(more.end(), {"--topology", topology, "--duration", on_kvm() ? "4s" : "1s"});
     return run_seeded(series, std::move(more));
   }
 };
@@ -47,6 +48,19 @@ TEST_F(Topology, AFileWithDistancesAndANodeWithoutCpus) {
   const VmRun run = run_with("7.2", file(kThreeNodes));
   ASSERT_EQ(run.exit_code, 0) << run.describe();
   EXPECT_EQ(run.result["plan"]["machine"]["memory_bytes"].dump(), "939524096");
+}
+
+// PID 1 finds them in /sys/devices/system/node/nodeN/access*/initiators.
+TEST_F(Topology, LatenciesAndBandwidthsOfNodes) {
+  if (!on_kvm()) GTEST_SKIP() << "not available: a real KVM (scripts/nested-kvm)";
+  const VmRun run = run_with("7.2", file(R"(cores_per_llc: 1
+nodes { llcs: 1 memory: "512M" latency_ns: 90 bandwidth_mbs: 20000 }
+nodes { llcs: 1 memory: "256M" latency_ns: 120 bandwidth_mbs: 15000 }
+nodes { llcs: 0 memory: "256M" latency_ns: 250 bandwidth_mbs: 9000 }
+)"));
+  ASSERT_EQ(run.exit_code, 0) << run.describe();
+  EXPECT_NE(run.result["plan"]["machine"]["topology"].dump().find("250"), std::string::npos)
+      << run.describe();
 }
 
 TEST_F(Topology, APresetWithThreeCoresAnLlcOn618) {

@@ -186,7 +186,7 @@ TEST(VcpuThreads, WhereaboutsOfOneInTheGuest) {
   const std::uint64_t after = code.here();
   guest.put(code.increment_own(kData).spin_for_ever(), kCode);
   guest.start();
-  EXPECT_EQ(guest.threads->missing_detail(0), "");
+  EXPECT_EQ(guest.threads->whereabouts(0).to_string(), "parked");
   guest.go();
   ASSERT_TRUE(guest.wait_number(kData, 1));
   const VcpuWhereabouts where = guest.threads->whereabouts(0);
@@ -197,8 +197,7 @@ TEST(VcpuThreads, WhereaboutsOfOneInTheGuest) {
     EXPECT_GE(*where.rip, after - 1);
     EXPECT_LE(*where.rip, after);
   }
-  EXPECT_NE(guest.threads->missing_detail(0).find("vCPU 0 is in KVM_RUN for "), std::string::npos)
-      << guest.threads->missing_detail(0);
+  EXPECT_TRUE(where.to_string().starts_with("in KVM_RUN for ")) << where.to_string();
 }
 
 // Its exit's answer does not come: it is missing, and the report says where it is.
@@ -226,8 +225,9 @@ TEST(VcpuThreads, AHandlerThatDoesNotReturn) {
   EXPECT_FALSE(report.stopped_after[1]);
   EXPECT_TRUE(guest.threads->parked(0));
   EXPECT_FALSE(guest.threads->parked(1));
-  EXPECT_EQ(guest.threads->missing_detail(0), "");
-  const std::string detail = guest.threads->missing_detail(1);
+  EXPECT_EQ(guest.threads->whereabouts(0).to_string(), "parked");
+  ASSERT_EQ(report.missing_at.size(), 1U);
+  const std::string detail = report.missing_at[0].text;
   EXPECT_NE(detail.find("vCPU 1 is having an exit answered for 0."), std::string::npos) << detail;
   EXPECT_NE(detail.find("last exit: KVM_EXIT_IO, a write to port 0x1234"), std::string::npos) << detail;
   EXPECT_NE(detail.find("sleeps in the host's kernel"), std::string::npos) << detail;
