@@ -101,8 +101,9 @@ class VirtioConsole : public VirtioDevice {
   // Bytes queued that the guest has not offered buffers for.
   std::size_t unread(std::size_t port) const;
 
-  // Throws away what send() has queued: the host's end of a clone starts anew, and its guest must not read what
-  // somebody has sent to another one. Only what is wholly unread; a driver's buffer that is filled already stays so.
+  // Throws away what send() has queued: the host's end of a clone starts anew, and its guest must not read
+  // what somebody has sent to another one. Only what is wholly unread; a driver's buffer that is filled
+  // already stays so.
   void drop_unread();
 
   // The ports; see device_state.cc. On the loop's thread, while no vCPU runs.

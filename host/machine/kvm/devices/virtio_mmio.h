@@ -84,8 +84,8 @@ class VirtioMmio : public BusDevice {
   // Registers and queues, without the device; see device_state.cc. RAM has to be loaded before.
   void save(v1::VirtioMmioState& to) const;
   Expected<void> load(const v1::VirtioMmioState& from);
-  // An edge, when the driver has an interrupt to acknowledge: after load(), because one may have been on its way
-  // when it was saved. Any thread without a lock of this.
+  // An edge, when the driver has an interrupt to acknowledge: after load(), because one may have been on its
+  // way when it was saved. Any thread without a lock of this.
   void repeat_edge();
 
  private:
