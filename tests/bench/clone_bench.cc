@@ -77,7 +77,8 @@ Expected<BootSpec> boot_spec(const KernelImage& kernel, AccelChoice accel, std::
   spec.kernel_is_elf = true;
   spec.initramfs = std::move(initramfs->memfd);
   spec.initramfs_size = initramfs->size;
-  spec.command_line = "nokaslr ktstr_test=echo";
+  // The early console: a software KVM may not get as far as the other one.
+  spec.command_line = "nokaslr ktstr_test=echo earlyprintk=serial,ttyS0";
   spec.memory_bytes = std::uint64_t{512} << 20;
   spec.topology = {.numa_nodes = 1, .llcs = 1, .cores_per_llc = vcpus, .threads_per_core = 1};
   spec.kernel_hz = kernel.config().hz();

@@ -81,7 +81,8 @@ Expected<LaunchedQemu> launch_qemu(const BootSpec& spec, const std::vector<std::
     for (const UniqueFd& file : memory->files()) fds.push_back({file.get(), next++});
   }
 
-  auto child = ChildProcess::spawn(argv, fds);
+  // Of its translations a clone has a few MiB; in huge pages they would be more (docs/snapshots.md).
+  auto child = ChildProcess::spawn(argv, fds, /*huge_pages=*/!spec.snapshot);
   if (!child) return std::unexpected(std::move(child.error()));
   // QEMU's ends are closed here, when `theirs` goes: otherwise a dead QEMU's sockets would never end.
   return LaunchedQemu{.child = std::move(*child),

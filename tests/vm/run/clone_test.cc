@@ -178,6 +178,18 @@ TEST_F(Clones, SigintEndsAllOfASeries) {
   EXPECT_NE(run.out.find("not started"), std::string::npos) << run.out;
 }
 
+// The same where the CPU is a real one; there is no scx_lavd in the guest of scripts/nested-kvm.
+TEST_F(Clones, TwentyOnKvmAreWell) {
+  if (!on_kvm()) GTEST_SKIP() << "not available: the kvm machine";
+  KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
+  const std::vector<std::string> arguments = {"--scheduler", scheduler, "--duration", "2s"};
+  keep("attached", arguments);
+  for (int i = 0; i < 20 && !HasFailure(); ++i) {
+    SCOPED_TRACE(i);
+    expect_pass(with_clone("always", arguments), "attached");
+  }
+}
+
 // Twenty clones of a guest with a real scheduler, each under load for two seconds; a hundred in the full
 // tests.
 TEST_F(Clones, ClonesWithLavdAreWell) {
