@@ -53,8 +53,8 @@ def measurements(result):
     return found
 
 
-def compare(folder, runs, scheduler, scenario):
-    options = ["--scheduler", scheduler, "--scenario", scenario]
+def compare(folder, runs, scheduler):
+    options = ["--scheduler", scheduler]
     keep(folder, options)
     found = {"never": [], "always": []}
     for _ in range(runs):
@@ -64,20 +64,19 @@ def compare(folder, runs, scheduler, scenario):
     for what in found["never"][0]:
         booted, cloned = ([each[what] for each in found[mode]] for mode in found)
         chance = rank_test(booted, cloned)
-        rows.append([pathlib.Path(scheduler).name, scenario, what, f"{statistics.median(booted):.1f}", f"{statistics.median(cloned):.1f}",
+        rows.append([pathlib.Path(scheduler).name, what, f"{statistics.median(booted):.1f}", f"{statistics.median(cloned):.1f}",
                      f"{statistics.median(cloned) / statistics.median(booted):.3f}", f"{chance:.2f}", reached(chance >= 0.05)])
     return rows
 
 
 def main():
     folder, runs = arguments()
-    heading("do clones measure the same as booted guests? (tcg)", runs, f"2 vCPUs, {SECONDS} s, by turns; rank test.")
+    heading("do clones measure the same as booted guests? (tcg)", runs, f"2 vCPUs, scenario steady for {SECONDS} s, by turns; rank test.")
     rows = []
     for scheduler in os.environ["KTSTR_BENCH_SCHEDULERS"].split():
         if pathlib.Path(scheduler).name.startswith("scx_"):
-            for scenario in ("steady", "wakeup_storm"):
-                rows += compare(folder, runs, scheduler, scenario)
-    table(["scheduler", "scenario", "", "booted", "clone", "clone / booted", "p", "the same"], rows)
+            rows += compare(folder, runs, scheduler)
+    table(["scheduler", "", "booted", "clone", "clone / booted", "p", "the same"], rows)
 
 
 main()
