@@ -120,6 +120,16 @@ void FramePort::send_last(ktstr::v1::Frame frame, std::chrono::nanoseconds limit
   transport_->set_blocking(false);
 }
 
+void FramePort::restart() {
+  queue_.clear();
+  queued_bytes_ = 0;
+  output_dropped_ = 0;
+  results_dropped_ = 0;
+  if (written_ == 0) current_.clear();
+  encoder_ = FrameEncoder();
+  set_crash_sequence(0);
+}
+
 FramePort::ReadResult FramePort::read() {
   std::array<std::byte, 65536> buffer;
   const ssize_t count = transport_->read(buffer);

@@ -64,6 +64,10 @@ class FramePort {
   std::optional<std::string> next_payload() { return decoder_.next(); }
   const FrameDecoder::Stats& received() const { return decoder_.stats(); }
 
+  // Begins a new stream: the next frame has the number 0, and what waited to be written is forgotten, but for
+  // the rest of a frame that has begun.
+  void restart();
+
   // As of FrameTransport.
   int fd() const { return transport_->fd(); }
   bool one_way() const { return transport_->one_way(); }

@@ -15,19 +15,22 @@ using namespace std::chrono_literals;
 constexpr auto kHeartbeatInterval = 1s;
 // How long a congested port may hold up whoever sends: the host gets this long to catch up.
 constexpr auto kBackPressure = 5s;
+// So that a host that sends without end does not starve the rest.
+constexpr int kReadsPerTurn = 64;
 // A host end that is closed is looked at this often, and taken for gone after the longer time.
 constexpr auto kHangupRetry = 100ms;
 constexpr auto kHangupLimit = 10s;
 
 }  // namespace
 
-Expected<std::unique_ptr<InitSupervisor>> InitSupervisor::create(FramePort port) {
+Expected<std::unique_ptr<InitSupervisor>> InitSupervisor::create(FramePort port, CloneActions actions,
+                                                                 FileReceiver files) {
   Expected<EventLoop> loop = EventLoop::create();
   if (!loop) return std::unexpected(std::move(loop.error()));
   Expected<ChildReaper> reaper = ChildReaper::create();
   if (!reaper) return std::unexpected(std::move(reaper.error()));
-  std::unique_ptr<InitSupervisor> supervisor(
-      new InitSupervisor(std::move(*loop), std::move(*reaper), std::move(port)));
+  std::unique_ptr<InitSupervisor> supervisor(new InitSupervisor(
+      std::move(*loop), std::move(*reaper), std::move(port), std::move(actions), std::move(files)));
   if (Expected<> started = supervisor->start(); !started) return std::unexpected(std::move(started.error()));
   return supervisor;
 }
@@ -55,8 +58,12 @@ void InitSupervisor::update_port_watch() {
 void InitSupervisor::on_port(std::uint32_t events) {
   if ((events & EPOLLOUT) != 0) port_.flush();
   if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) {
-    const FramePort::ReadResult result = port_.read();
-    while (const std::optional<std::string> payload = port_.next_payload()) handle_payload(*payload);
+    // The port gives one page at a time; files come in many.
+    auto result = FramePort::ReadResult::kData;
+    for (int reads = 0; reads < kReadsPerTurn && result == FramePort::ReadResult::kData; ++reads) {
+      result = port_.read();
+      while (const std::optional<std::string> payload = port_.next_payload()) handle_payload(*payload);
+    }
     if (result == FramePort::ReadResult::kHangup) {
       on_hangup();
       return;
@@ -88,17 +95,52 @@ void InitSupervisor::handle_payload(const std::string& payload) {
     warn("a frame of the host (" + std::to_string(payload.size()) + " bytes) cannot be parsed");
     return;
   }
-  if (frame.has_start_plan()) {
-    if (std::exchange(plan_seen_, true)) {
-      warn("the host has sent a second plan; it is ignored");
-    } else {
-      plan_ = std::move(*frame.mutable_start_plan()->mutable_plan());
-    }
-  } else if (frame.has_stop()) {
+  handle(std::move(frame));
+}
+
+void InitSupervisor::handle(ktstr::v1::Frame frame) {
+  if (frame.has_stop()) {
     if (!stop_reason_) stop_reason_ = frame.stop().reason().substr(0, 200);
-  } else {
-    warn("the host has sent a frame that is not for guests (body " + std::to_string(frame.body_case()) + ")");
+    return;
   }
+  const bool to_begin =
+      frame.has_start_plan() || frame.has_clone_start() || frame.has_file() || frame.has_file_data();
+  if (!to_begin) {
+    warn("the host has sent a frame that is not for guests (body " + std::to_string(frame.body_case()) + ")");
+  } else if (!awaits_plan_) {
+    // Files have come in many frames; one sentence will do.
+    if (!frame.has_file_data()) warn("the host has sent a plan or what goes with it, and none is awaited");
+  } else if (frame.has_start_plan()) {
+    awaits_plan_ = false;
+    plan_ = std::move(*frame.mutable_start_plan());
+  } else if (frame.has_clone_start()) {
+    start_clone(frame.clone_start());
+  } else if (frame.has_file()) {
+    files_.begin(frame.file());
+  } else {
+    take_file_data(frame.file_data());
+  }
+}
+
+// Whatever is sent from now on is of this guest and no other.
+void InitSupervisor::start_clone(const ktstr::v1::CloneStart& start) {
+  if (const std::string refused = refuse_clone(start); !refused.empty())
+    return warn("the host's start of a clone is ignored: " + refused);
+  std::vector<std::string> warnings;
+  become_clone(start, clone_actions_, warnings);
+  files_.restart();
+  port_.restart();
+  ktstr::v1::Frame answer;
+  answer.mutable_clone_ready()->set_nonce(start.nonce());
+  send(std::move(answer));
+  for (std::string& warning : warnings) warn(std::move(warning));
+}
+
+void InitSupervisor::take_file_data(const ktstr::v1::FileData& data) {
+  files_.data(data);
+  ktstr::v1::Frame answer;
+  answer.mutable_file_progress()->set_bytes(files_.received());
+  send(std::move(answer));
 }
 
 void InitSupervisor::heartbeat() {
@@ -167,7 +209,14 @@ void InitSupervisor::warn(std::string text) {
   send(std::move(frame));
 }
 
-std::optional<ktstr::v1::RunPlan> InitSupervisor::take_plan() {
+void InitSupervisor::await_plan(ktstr::v1::Waiting::For what) {
+  awaits_plan_ = true;
+  ktstr::v1::Frame frame;
+  frame.mutable_waiting()->set_what(what);
+  send(std::move(frame));
+}
+
+std::optional<ktstr::v1::StartPlan> InitSupervisor::take_plan() {
   return std::exchange(plan_, std::nullopt);
 }
 

@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "guest/init/child_reaper.h"
+#include "guest/init/clone_start.h"
 #include "guest/init/event_loop.h"
+#include "guest/init/file_receiver.h"
 #include "guest/init/frame_port.h"
 #include "guest/scenario/supervisor.h"
 
@@ -21,8 +23,11 @@ class InitSupervisor final : public Supervisor {
  public:
   static constexpr std::size_t kMaxWarnings = 200;
 
-  // Takes the port; heartbeats begin at once.
-  static Expected<std::unique_ptr<InitSupervisor>> create(FramePort port);
+  // Takes the port; heartbeats begin at once. `actions` are what a clone does to its kernel, `files` takes
+  // what the host sends.
+  static Expected<std::unique_ptr<InitSupervisor>> create(FramePort port,
+                                                          CloneActions actions = kernel_actions(),
+                                                          FileReceiver files = FileReceiver());
 
   Wake wait_until(MonotonicTime deadline, int fd = -1, bool ignore_end = false) override;
   void send(ktstr::v1::Frame frame) override;
@@ -42,8 +47,13 @@ class InitSupervisor final : public Supervisor {
   void warn(std::string text);
   const std::vector<std::string>& warnings() const { return warnings_; }
 
-  // The plan, once the host has sent it; given out once.
-  std::optional<ktstr::v1::RunPlan> take_plan();
+  // From now on the host may send files and a plan, and it is told so; a guest that is kept now is kept here.
+  // Each call is for one plan.
+  void await_plan(ktstr::v1::Waiting::For what);
+  // The plan that was awaited, once the host has sent it; given out once.
+  std::optional<ktstr::v1::StartPlan> take_plan();
+  // Why the files that came before the plan are not in their places; "" when they are.
+  std::string files_problem() const { return files_.problem(); }
   bool stop_requested() const { return stop_reason_.has_value(); }
   // Why the host wants the run to end; "" while it does not.
   std::string stop_reason() const { return stop_reason_.value_or(""); }
@@ -62,14 +72,21 @@ class InitSupervisor final : public Supervisor {
   void say_goodbye(std::chrono::nanoseconds limit);
 
  private:
-  InitSupervisor(EventLoop loop, ChildReaper reaper, FramePort port)
-      : loop_(std::move(loop)), reaper_(std::move(reaper)), port_(std::move(port)) {}
+  InitSupervisor(EventLoop loop, ChildReaper reaper, FramePort port, CloneActions actions, FileReceiver files)
+      : loop_(std::move(loop)),
+        reaper_(std::move(reaper)),
+        port_(std::move(port)),
+        clone_actions_(std::move(actions)),
+        files_(std::move(files)) {}
   Expected<> start();
   Expected<> watch_port();
   void update_port_watch();
   void on_port(std::uint32_t events);
   void on_hangup();
   void handle_payload(const std::string& payload);
+  void handle(ktstr::v1::Frame frame);
+  void start_clone(const ktstr::v1::CloneStart& start);
+  void take_file_data(const ktstr::v1::FileData& data);
   void heartbeat();
 
   EventLoop loop_;
@@ -82,8 +99,10 @@ class InitSupervisor final : public Supervisor {
   std::function<std::uint64_t()> iterations_;
   std::function<std::chrono::nanoseconds()> scheduler_cpu_;
   std::function<void()> on_scenario_start_;
-  std::optional<ktstr::v1::RunPlan> plan_;
-  bool plan_seen_ = false;
+  CloneActions clone_actions_;
+  FileReceiver files_;
+  std::optional<ktstr::v1::StartPlan> plan_;
+  bool awaits_plan_ = false;
   std::optional<std::string> stop_reason_;
   bool scheduler_gone_ = false;
   std::vector<std::string> warnings_;

@@ -3,6 +3,10 @@
 //   crash reporter -> mounts -> console -> modules -> SCHED_FIFO -> frame port -> Hello -> plan -> topology
 //   compared -> scheduler attached -> scenario -> scheduler stopped -> GuestResult -> Bye -> power off
 //
+// A guest can be kept where it waits for the host: before the plan, and, when the host wants that, once more
+// with the scheduler attached (await_plan). What goes on from there is this guest, or clones of it at any
+// later time; each begins by becoming one (clone_start.h).
+//
 // Until the frame port is open there is only the kernel console to complain to, so what can go wrong before
 // it is either fatal (and dies loudly) or collected as a warning that travels later. Modules come before the
 // port because they may be its driver. PID 1 takes SCHED_FIFO before the port exists so that everything the
@@ -164,20 +168,25 @@ Booted boot(MonotonicTime start) {
 }
 
 // The plan of a guest that nothing enters after its start: a file of the initramfs.
-std::optional<ktstr::v1::RunPlan> read_packed_plan(GuestResult& result) {
-  ktstr::v1::RunPlan plan;
+std::optional<ktstr::v1::StartPlan> read_packed_plan(GuestResult& result) {
+  ktstr::v1::StartPlan start;
   const Expected<std::string> bytes = read_file(kPackedPlan, kMaxFramePayload);
-  if (bytes && plan.ParseFromString(*bytes)) return plan;
+  if (bytes && start.mutable_plan()->ParseFromString(*bytes)) return start;
   result.set_verdict(ktstr::v1::HOST_TROUBLE);
   add_reason(result, "no-plan", bytes ? std::string(kPackedPlan) + " is no plan" : bytes.error().to_string());
   return std::nullopt;
 }
 
-// Waits for the host to send the plan; nothing when it wants the run to end instead.
-std::optional<ktstr::v1::RunPlan> wait_for_plan(InitSupervisor& supervisor, GuestResult& result) {
-  supervisor.set_phase("waiting for the plan");
-  std::optional<ktstr::v1::RunPlan> plan;
+// Waits for the host to send the plan; nothing when it wants the run to end instead, or when the scheduler
+// that the plan is for has left.
+std::optional<ktstr::v1::StartPlan> wait_for_plan(InitSupervisor& supervisor, ktstr::v1::Waiting::For what,
+                                                  GuestResult& result) {
+  supervisor.set_phase(what == ktstr::v1::Waiting::PLAN ? "waiting for the plan"
+                                                        : "waiting for the scenario");
+  supervisor.await_plan(what);
+  std::optional<ktstr::v1::StartPlan> plan;
   while (!(plan = supervisor.take_plan())) {
+    if (supervisor.scheduler_gone()) return std::nullopt;
     if (supervisor.stop_requested()) {
       result.set_verdict(ktstr::v1::INCONCLUSIVE);
       add_reason(result, "stopped", "the run was ended before its plan came: " + supervisor.stop_reason());
@@ -202,20 +211,34 @@ bool compare_topology(const ktstr::v1::RunPlan& plan, Injection injection, Guest
   return false;
 }
 
-// Gets the plan and answers it; nothing when there is none to run.
-std::optional<ktstr::v1::RunPlan> receive_plan(InitSupervisor& supervisor, const ktstr::v1::GuestFacts& facts,
-                                               Injection injection, GuestResult& result) {
-  std::optional<ktstr::v1::RunPlan> plan =
-      supervisor.port().one_way() ? read_packed_plan(result) : wait_for_plan(supervisor, result);
-  if (!plan) return std::nullopt;
+// Gets a plan and answers it; nothing when there is none to run. `attached`: the scheduler that runs already.
+std::optional<ktstr::v1::StartPlan> receive_plan(InitSupervisor& supervisor, const Booted& booted,
+                                                 const ktstr::v1::SchedulerSpec* attached,
+                                                 GuestResult& result) {
+  std::optional<ktstr::v1::StartPlan> start =
+      supervisor.port().one_way()
+          ? read_packed_plan(result)
+          : wait_for_plan(supervisor,
+                          attached != nullptr ? ktstr::v1::Waiting::SCENARIO : ktstr::v1::Waiting::PLAN,
+                          result);
+  if (!start) return std::nullopt;
+  const ktstr::v1::RunPlan& plan = start->plan();
   ktstr::v1::Frame answer;
+  if (const std::string problem = supervisor.files_problem(); !problem.empty()) {
+    answer.mutable_plan_accepted()->set_refused("its files are not all there: " + problem);
+    supervisor.send(std::move(answer));
+    result.set_verdict(ktstr::v1::HOST_TROUBLE);
+    add_reason(result, "files", problem);
+    return std::nullopt;
+  }
   // On the wrong CPUs there is nothing to say about a scenario's CPU sets.
   const bool as_planned =
-      plan->schema_version() != kPlanVersion || compare_topology(*plan, injection, result);
-  const std::string refused = as_planned ? refuse_plan(*plan, facts.cpus_online()) : std::string();
+      plan.schema_version() != kPlanVersion || compare_topology(plan, booted.arguments.injection, result);
+  std::string refused = as_planned ? refuse_plan(plan, booted.facts.cpus_online()) : std::string();
+  if (refused.empty() && attached != nullptr) refused = refuse_other_scheduler(plan, *attached);
   answer.mutable_plan_accepted()->set_refused(refused);
   supervisor.send(std::move(answer));
-  if (refused.empty()) return as_planned ? plan : std::nullopt;
+  if (refused.empty()) return as_planned ? start : std::nullopt;
   result.set_verdict(ktstr::v1::USAGE);
   add_reason(result, "plan-refused", refused);
   return std::nullopt;
@@ -251,21 +274,43 @@ void report_failed_start(const Error& error, const SchedulerSession& session, Gu
   *result.mutable_scheduler() = session.result();
 }
 
-void run_plan(InitSupervisor& supervisor, const ktstr::v1::RunPlan& plan, Injection injection,
-              double slowness, GuestResult& result) {
+// Ends the scheduler and says what became of it.
+void finish_scheduler(SchedulerSession& session, GuestResult& result) {
+  const bool in_good_order = session.finish();
+  *result.mutable_scheduler() = session.result();
+  if (!in_good_order) {
+    result.set_verdict(ktstr::v1::SCHEDULER_DIED);
+    lead_with(result, "scheduler-exit", session.result().exit_message());
+  }
+}
+
+SchedulerSession::AttachLimits attach_limits(const ktstr::v1::RunPlan& plan, double slowness) {
+  return {.idle = duration_or(plan.limits().attach_idle(), kDefaultAttachIdle),
+          .cpu = std::min<std::chrono::nanoseconds>(
+              duration_or(plan.limits().attach_cpu(), kDefaultAttachCpu), 24h),
+          .slowness = slowness};
+}
+
+void run_plan(InitSupervisor& supervisor, const Booted& booted, ktstr::v1::StartPlan start,
+              GuestResult& result) {
+  const Injection injection = booted.arguments.injection;
   std::optional<SchedulerSession> session;
-  if (plan.has_scheduler()) {
-    const SchedulerSession::AttachLimits limits{
-        .idle = duration_or(plan.limits().attach_idle(), kDefaultAttachIdle),
-        .cpu = std::min<std::chrono::nanoseconds>(duration_or(plan.limits().attach_cpu(), kDefaultAttachCpu),
-                                                  24h),
-        .slowness = slowness};
-    session.emplace(supervisor, plan.scheduler(), limits);
+  if (start.plan().has_scheduler()) {
+    session.emplace(supervisor, start.plan().scheduler(),
+                    attach_limits(start.plan(), booted.facts.slowness()));
     if (const Expected<> attached = session->attach(); !attached) {
       report_failed_start(attached.error(), *session, result);
       return;
     }
   }
+  if (session && start.hold()) {
+    session->wait_settled();
+    const ktstr::v1::SchedulerSpec attached = start.plan().scheduler();
+    auto next = receive_plan(supervisor, booted, &attached, result);
+    if (!next) return finish_scheduler(*session, result);
+    start = std::move(*next);
+  }
+  const ktstr::v1::RunPlan& plan = start.plan();
   supervisor.on_scenario_start([&supervisor, &session, injection] {
     if (injection == Injection::kNone) return;
     supervisor.loop().add_timer(monotonic_now() + kInjectionDelay, 0s, [&session, injection] {
@@ -276,13 +321,7 @@ void run_plan(InitSupervisor& supervisor, const ktstr::v1::RunPlan& plan, Inject
   });
   if (plan.has_deterministic()) jitter_cpus(plan.deterministic().jitter_seed());
   merge(run_scenario(plan, kCgroupRoot, supervisor), result);
-  if (!session) return;
-  const bool in_good_order = session->finish();
-  *result.mutable_scheduler() = session->result();
-  if (!in_good_order) {
-    result.set_verdict(ktstr::v1::SCHEDULER_DIED);
-    lead_with(result, "scheduler-exit", session->result().exit_message());
-  }
+  if (session) finish_scheduler(*session, result);
 }
 
 }  // namespace
@@ -295,9 +334,8 @@ void run_as_init() {
   const Booted booted = boot(start);
   InitSupervisor& supervisor = *booted.supervisor;
   GuestResult result;
-  if (const auto plan = receive_plan(supervisor, booted.facts, booted.arguments.injection, result)) {
-    run_plan(supervisor, *plan, booted.arguments.injection, booted.facts.slowness(), result);
-  }
+  if (auto start_plan = receive_plan(supervisor, booted, nullptr, result))
+    run_plan(supervisor, booted, std::move(*start_plan), result);
   supervisor.reaper().reap();
   supervisor.set_phase("ending");
   for (const std::string& warning : supervisor.warnings()) result.add_warnings(warning);

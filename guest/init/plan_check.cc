@@ -1,5 +1,6 @@
 #include "guest/init/plan_check.h"
 
+#include <algorithm>
 #include <string_view>
 #include <vector>
 
@@ -52,6 +53,15 @@ std::string refuse_plan(const ktstr::v1::RunPlan& plan, std::uint32_t cpus) {
   if (!plan.has_scenario()) return "the plan has no scenario";
   const std::vector<ScenarioProblem> problems = check_scenario(plan.scenario(), cpus);
   return problems.empty() ? std::string() : "scenario." + to_string(problems.front());
+}
+
+std::string refuse_other_scheduler(const ktstr::v1::RunPlan& plan, const ktstr::v1::SchedulerSpec& attached) {
+  const auto& wanted = plan.scheduler();
+  const bool same =
+      plan.has_scheduler() && wanted.guest_path() == attached.guest_path() &&
+      std::equal(wanted.args().begin(), wanted.args().end(), attached.args().begin(), attached.args().end());
+  return same ? std::string()
+              : "the plan's scheduler is not " + quote(attached.guest_path()) + ", which is attached";
 }
 
 }  // namespace ktstr::guest

@@ -16,4 +16,7 @@ inline constexpr std::size_t kMaxArgLength = std::size_t{64} << 10;
 // One sentence that says what is wrong with `plan` for a guest with `cpus` CPUs; "" when it can be run.
 std::string refuse_plan(const ktstr::v1::RunPlan& plan, std::uint32_t cpus);
 
+// The same for a plan that is to go on with the scheduler `attached`.
+std::string refuse_other_scheduler(const ktstr::v1::RunPlan& plan, const ktstr::v1::SchedulerSpec& attached);
+
 }  // namespace ktstr::guest

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -17,6 +18,9 @@ using namespace std::chrono_literals;
 constexpr auto kAttachPoll = 20ms;
 constexpr auto kSlownessPeriod = 500ms;
 constexpr auto kLivenessPoll = 100ms;
+// A scheduler that has printed nothing for this long after it attached has settled, and any has after this.
+constexpr auto kQuiet = 100ms;
+constexpr auto kMaxSettling = 1s;
 // After the scheduler is gone: time for its process to print its last words and end.
 constexpr auto kSettle = 2s;
 // A process whose end leaves its scheduler attached this long has pinned it.
@@ -170,6 +174,17 @@ void SchedulerSession::check_liveness() {
     exited_since_ = MonotonicTime::max();
     supervisor_.warn("the scheduler's process " + describe_wait_status(*process_->wait_status()) +
                      ", but its scheduler stays attached");
+  }
+}
+
+void SchedulerSession::wait_settled() {
+  const MonotonicTime start = monotonic_now();
+  MonotonicTime last_output = start;
+  std::uint64_t output = process_->output_bytes();
+  while (monotonic_now() - last_output < kQuiet && monotonic_now() - start < kMaxSettling) {
+    if (supervisor_.wait_until(monotonic_now() + kAttachPoll) != Supervisor::Wake::kDeadline) return;
+    if (std::exchange(output, process_->output_bytes()) != process_->output_bytes())
+      last_output = monotonic_now();
   }
 }
 

@@ -49,6 +49,9 @@ class SchedulerSession {
   // attached and left at once, kKernelLacks without sched_ext, kInconclusive when the host asked to stop
   // meanwhile.
   Expected<> attach();
+  // After attach(): waits until it has been attached for 100 ms and has printed nothing for 100 ms, at most a
+  // second; or until it is gone or the host wants to stop.
+  void wait_settled();
   // Ends it: SIGINT, SIGTERM, SIGKILL, each with patience, and waits until the kernel has disabled it. True
   // when it was still there and left in good order or at least on request; false when it had died before
   // that, see result().exit_message.

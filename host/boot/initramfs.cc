@@ -1,6 +1,7 @@
 #include "host/boot/initramfs.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -283,43 +284,74 @@ std::vector<InitramfsEntry> InitramfsBuilder::entries() const {
   return list;
 }
 
+// The file has to be the one that was added, unchanged.
+Expected<void> InitramfsBuilder::copy_content(
+    const Entry& entry, const std::function<Expected<void>(std::span<const std::byte>)>& to) {
+  auto content = ContentReader::open(entry.entry.host_path, entry.bytes, entry.entry.size);
+  if (!content) return std::unexpected(std::move(content.error()));
+  if (content->fd() >= 0) {
+    struct stat st = {};
+    if (::fstat(content->fd(), &st) != 0) {
+      return fail_errno(ErrorCode::kHost, "cannot stat " + shown(entry.entry.host_path));
+    }
+    const bool same = st.st_dev == entry.device && st.st_ino == entry.inode && S_ISREG(st.st_mode) &&
+                      static_cast<std::uint64_t>(st.st_size) == entry.entry.size &&
+                      st.st_mtim.tv_sec == entry.changed.tv_sec &&
+                      st.st_mtim.tv_nsec == entry.changed.tv_nsec;
+    if (!same) {
+      return fail(ErrorCode::kUsage, shown(entry.entry.host_path) +
+                                         " was changed while the initramfs was being built; try again");
+    }
+  }
+  std::vector<std::byte> buffer(kChunk);
+  while (true) {
+    auto piece = content->next(buffer);
+    if (!piece) return std::unexpected(std::move(piece.error()));
+    if (piece->empty()) return {};
+    if (auto written = to(*piece); !written) return written;
+  }
+}
+
 Expected<Initramfs> InitramfsBuilder::build(InitramfsCompression compression) const {
   auto writer = CpioWriter::create(compression);
   if (!writer) return std::unexpected(std::move(writer.error()));
-  std::vector<std::byte> buffer(kChunk);
   std::uint32_t inode = 0;
   for (const auto& [path, entry] : entries_) {
     if (auto begun = writer->begin(entry.entry, ++inode, entry.major, entry.minor); !begun) {
       return std::unexpected(std::move(begun.error()));
     }
     if (entry.entry.type != InitramfsEntryType::kFile) continue;
-    auto content = ContentReader::open(entry.entry.host_path, entry.bytes, entry.entry.size);
-    if (!content) return std::unexpected(std::move(content.error()));
-    if (content->fd() >= 0) {
-      struct stat st = {};
-      if (::fstat(content->fd(), &st) != 0) {
-        return fail_errno(ErrorCode::kHost, "cannot stat " + shown(entry.entry.host_path));
-      }
-      const bool same = st.st_dev == entry.device && st.st_ino == entry.inode && S_ISREG(st.st_mode) &&
-                        static_cast<std::uint64_t>(st.st_size) == entry.entry.size &&
-                        st.st_mtim.tv_sec == entry.changed.tv_sec &&
-                        st.st_mtim.tv_nsec == entry.changed.tv_nsec;
-      if (!same) {
-        return fail(ErrorCode::kUsage, shown(entry.entry.host_path) +
-                                           " was changed while the initramfs was being built; try again");
-      }
-    }
-    while (true) {
-      auto piece = content->next(buffer);
-      if (!piece) return std::unexpected(std::move(piece.error()));
-      if (piece->empty()) break;
-      if (auto written = writer->data(*piece); !written) return std::unexpected(std::move(written.error()));
-    }
+    auto copied =
+        copy_content(entry, [&writer](std::span<const std::byte> piece) { return writer->data(piece); });
+    if (!copied) return std::unexpected(std::move(copied.error()));
   }
   auto archive = writer->finish();
   if (!archive) return archive;
   archive->entries = entries();
   return archive;
+}
+
+Expected<FileBundle> InitramfsBuilder::bundle_beyond(const InitramfsBuilder& base) const {
+  FileBundle bundle;
+  bundle.memfd.reset(::memfd_create("ktstr-guest-files", MFD_CLOEXEC));
+  if (!bundle.memfd) return fail_errno(ErrorCode::kHost, "cannot create a memfd for the guest's files");
+  const auto append = [&bundle](std::span<const std::byte> piece) -> Expected<void> {
+    while (!piece.empty()) {
+      const ssize_t count = ::write(bundle.memfd.get(), piece.data(), piece.size());
+      if (count < 0 && errno == EINTR) continue;
+      if (count <= 0) return fail_errno(ErrorCode::kHost, "cannot write the guest's files to a memfd");
+      piece = piece.subspan(static_cast<std::size_t>(count));
+      bundle.size += static_cast<std::uint64_t>(count);
+    }
+    return {};
+  };
+  for (const auto& [path, entry] : entries_) {
+    if (base.entries_.contains(path) || entry.entry.type == InitramfsEntryType::kCharDevice) continue;
+    bundle.files.push_back({.entry = entry.entry, .offset = bundle.size});
+    if (entry.entry.type != InitramfsEntryType::kFile) continue;
+    if (auto copied = copy_content(entry, append); !copied) return std::unexpected(std::move(copied.error()));
+  }
+  return bundle;
 }
 
 }  // namespace ktstr

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -52,6 +53,17 @@ struct Initramfs {
   std::vector<InitramfsEntry> entries;
 };
 
+// The same for files that do not go into an archive: their contents one behind the other.
+struct FileBundle {
+  struct File {
+    InitramfsEntry entry;
+    std::uint64_t offset = 0;  // of its content; that of a file only
+  };
+  UniqueFd memfd;
+  std::uint64_t size = 0;
+  std::vector<File> files;  // sorted by path, so folders come before what is in them
+};
+
 // Collects entries, then builds. Parent folders are made as needed (0755, root). Every guest path must be
 // absolute and free of
 // ".."; "//" and "/./" are cleaned up. Adding the same thing twice is fine, adding two different things under
@@ -82,6 +94,8 @@ class InitramfsBuilder {
   // Writes the archive. The same entries give the same bytes: sorted by path, time 0, owner root, inode
   // numbers by order. Errors: kHost when memory runs out, kUsage when a file has changed since it was added.
   Expected<Initramfs> build(InitramfsCompression compression = InitramfsCompression::kNone) const;
+  // The entries whose paths `base` does not have; no device nodes. Errors as of build().
+  Expected<FileBundle> bundle_beyond(const InitramfsBuilder& base) const;
 
  private:
   struct Entry {
@@ -101,6 +115,8 @@ class InitramfsBuilder {
   Expected<void> add_parents(const std::string& path);
   Expected<void> merge(Entry& present, const Entry& added);
   Expected<bool> same_content(const Entry& a, const Entry& b) const;
+  static Expected<void> copy_content(const Entry& entry,
+                                     const std::function<Expected<void>(std::span<const std::byte>)>& to);
 
   std::uint64_t limit_;
   std::uint64_t content_size_ = 0;

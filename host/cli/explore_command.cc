@@ -13,6 +13,7 @@
 #include "common/units.h"
 #include "host/cli/run_command.h"
 #include "host/cli/run_options.h"
+#include "host/cli/series_command.h"
 #include "host/explore/explore_report.h"
 #include "host/explore/explorer.h"
 
@@ -44,6 +45,10 @@ Expected<void> check_usage(const ExploreRequest& request) {
   if (!run.seed.empty()) {
     problem =
         "--deterministic has no place here: the seed is what explore varies; --first-seed N sets the first";
+  } else if (is_series(run) || run.jobs) {
+    problem = "explore runs one scenario, once for each seed; leave --repeat out and name one --scenario";
+  } else if (run.clone == RunRequest::Clone::kAlways) {
+    problem = "--clone always has no place here: a run with a seed boots";
   } else if (run.explain) {
     problem = "--explain runs nothing, so there is nothing to explore; give it to ktstr-vm run";
   } else if (run.bisect || run.bisect_boot) {

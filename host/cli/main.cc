@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "common/units.h"
+#include "host/cli/cache_command.h"
 #include "host/cli/doctor_command.h"
 #include "host/cli/dump_command.h"
 #include "host/cli/dump_take_command.h"
@@ -85,6 +86,9 @@ int run_program(int argc, char** argv) {
   ktstr::DoctorRequest doctor_request;
   auto* doctor = app.add_subcommand("doctor", "Say what this host offers, and how to mend what is missing");
   ktstr::add_doctor_options(*doctor, doctor_request);
+  ktstr::CacheRequest cache_request;
+  auto* cache = app.add_subcommand("cache", "List, remove and verify the snapshots that are kept");
+  ktstr::add_cache_options(*cache, cache_request);
   app.require_subcommand(0, 1);
   try {
     app.parse(argc, argv);
@@ -96,6 +100,7 @@ int run_program(int argc, char** argv) {
   if (scenarios->parsed()) return ktstr::scenarios_command(scenario_name);
   if (topologies->parsed()) return ktstr::topologies_command(topology_spec);
   if (doctor->parsed()) return ktstr::doctor_command(doctor_request);
+  if (cache->parsed()) return ktstr::cache_command(cache_request);
   if (replay->parsed()) {
     replay_request.out = app.get_option("--out")->count() > 0 ? request.out : "";
     replay_request.verbose = request.verbose > 0;

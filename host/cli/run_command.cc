@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "host/cli/series_command.h"
 #include "host/report/status_line.h"
 #include "host/report/summary.h"
 #include "host/report/verdict_text.h"
@@ -34,6 +35,7 @@ int report_failure(const Error& error, const RunRequest& request) {
 }
 
 int run_command(const RunRequest& request) {
+  if (is_series(request)) return series_command(request);
   if (request.explain) {
     auto prepared = prepare(request);
     if (!prepared) return report_failure(prepared.error(), request);

@@ -21,11 +21,30 @@ void add_run_options(CLI::App& app, RunRequest& request) {
                  "Arguments of the scheduler, as one string; quotes work as in a shell")
       ->group(what)
       ->type_name("\"ARGS\"");
-  app.add_option("--scenario", request.scenario,
-                 "Scenario: a name of the catalog (ktstr-vm scenarios) or a file")
+  app.add_option_function<std::vector<std::string>>(
+         "--scenario",
+         [&request](const std::vector<std::string>& names) {
+           request.scenario = names.front();
+           request.more_scenarios.assign(names.begin() + 1, names.end());
+         },
+         "Scenario: a name of the catalog (ktstr-vm scenarios) or a file; repeatable, each is a run in a "
+         "guest "
+         "of its own")
       ->group(what)
       ->type_name("NAME|FILE")
-      ->capture_default_str();
+      ->allow_extra_args(false)
+      ->default_str(request.scenario);
+  app.add_option("--repeat", request.repeat, "Run so many times, each time in a guest of its own")
+      ->group(what)
+      ->type_name("N")
+      ->check(CLI::Range(1U, 100'000U).description(""));
+  app.add_option(
+         "--jobs", request.jobs,
+         "Of several runs, at most so many at a time; never more than the host's CPUs and memory carry "
+         "(default: as many as they do)")
+      ->group(what)
+      ->type_name("J")
+      ->check(CLI::Range(1U, 512U).description(""));
   app.add_option("--duration", request.duration,
                  "Duration of the scenario, e.g. 10s; replaces the scenario's own")
       ->group(what)
@@ -99,6 +118,16 @@ void add_run_options(CLI::App& app, RunRequest& request) {
                  "Longest time to PID 1, waiting for host CPUs not counted (default 60s)")
       ->group(machine)
       ->type_name("D");
+  static const std::map<std::string, RunRequest::Clone> clone{{"auto", RunRequest::Clone::kAuto},
+                                                              {"always", RunRequest::Clone::kAlways},
+                                                              {"never", RunRequest::Clone::kNever}};
+  app.add_option("--clone", request.clone,
+                 "Go on from a snapshot of an earlier run's guest in place of booting: auto, where one fits, "
+                 "else boot and keep the guest; always, or not at all; never (ktstr-vm cache shows them)")
+      ->group(machine)
+      ->type_name("auto|always|never")
+      ->transform(CLI::CheckedTransformer(clone, CLI::ignore_case).description(""))
+      ->default_str("auto");
   app.add_flag("!--no-retry", request.retry, "Do not repeat a run that the emulator itself broke")
       ->group(machine);
 
@@ -178,7 +207,11 @@ std::vector<std::string> run_arguments(const RunRequest& request) {
   text("--kernel", request.kernel, defaults.kernel);
   text("--scheduler", request.scheduler, defaults.scheduler);
   text("--scheduler-args", request.scheduler_args, defaults.scheduler_args);
-  text("--scenario", request.scenario, defaults.scenario);
+  // The first one of several has to be named.
+  text("--scenario", request.scenario, request.more_scenarios.empty() ? defaults.scenario : "");
+  for (const std::string& scenario : request.more_scenarios) words.push_back("--scenario=" + scenario);
+  if (request.repeat != defaults.repeat) words.push_back("--repeat=" + std::to_string(request.repeat));
+  if (request.jobs) words.push_back("--jobs=" + std::to_string(*request.jobs));
   text("--duration", request.duration, defaults.duration);
   for (const std::string& include : request.includes) words.push_back("--include=" + include);
   if (request.cpus) words.push_back("--cpus=" + std::to_string(*request.cpus));
@@ -196,6 +229,8 @@ std::vector<std::string> run_arguments(const RunRequest& request) {
   for (const std::string& argument : request.append) words.push_back("--append=" + argument);
   flag("--kaslr", request.kaslr);
   text("--boot-timeout", request.boot_timeout, defaults.boot_timeout);
+  if (request.clone != defaults.clone)
+    words.emplace_back(request.clone == RunRequest::Clone::kAlways ? "--clone=always" : "--clone=never");
   flag("--no-retry", !request.retry);
   if (request.on_freeze != defaults.on_freeze)
     words.emplace_back(request.on_freeze == RunRequest::OnFreeze::kStop ? "--on-freeze=stop"

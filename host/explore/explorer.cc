@@ -15,10 +15,10 @@
 #include <boost/asio/steady_timer.hpp>
 #include <fmt/format.h>
 
+#include "common/wait_status.h"
 #include "host/explore/seed_outcome.h"
 #include "host/explore/seed_process.h"
 #include "host/explore/signature.h"
-#include "host/machine/tcg/child_process.h"
 #include "host/run/console_scanner.h"
 
 namespace ktstr {

@@ -29,10 +29,11 @@ Expected<Pipe> make_pipe() {
 
 // Only async-signal-safe calls between fork and exec.
 [[noreturn]] void run_child(const char* program, char* const* argv, int null_fd, int output_fd, int error_fd,
-                            pid_t parent) {
+                            pid_t parent, SeedProcess::Group group) {
   const bool bound = ::prctl(PR_SET_PDEATHSIG, SIGTERM) == 0;
   // A parent that died before the prctl sends nothing.
   if (bound && ::getppid() != parent) ::_exit(127);
+  if (group == SeedProcess::Group::kOwn) ::setpgid(0, 0);
   for (int number = 1; number < NSIG; ++number) {
     if (number != SIGKILL && number != SIGSTOP) std::signal(number, SIG_DFL);
   }
@@ -57,7 +58,8 @@ Expected<UniqueFd> above_standard(int fd) {
 
 }  // namespace
 
-Expected<SeedProcess> SeedProcess::spawn(const std::string& program, const std::vector<std::string>& argv) {
+Expected<SeedProcess> SeedProcess::spawn(const std::string& program, const std::vector<std::string>& argv,
+                                         Group group) {
   auto output = make_pipe();
   if (!output) return std::unexpected(std::move(output.error()));
   auto errors = make_pipe();
@@ -79,7 +81,8 @@ Expected<SeedProcess> SeedProcess::spawn(const std::string& program, const std::
   process.pid_ = ::fork();
   if (process.pid_ < 0) return fail_errno(ErrorCode::kHost, "cannot create a process");
   if (process.pid_ == 0) {
-    run_child(program.c_str(), pointers.data(), null_fd.get(), output_fd->get(), error_fd->get(), parent);
+    run_child(program.c_str(), pointers.data(), null_fd.get(), output_fd->get(), error_fd->get(), parent,
+              group);
   }
   // glibc 2.36 declares pidfd_open without C linkage, so C++ cannot call it.
   process.pidfd_.reset(static_cast<int>(::syscall(SYS_pidfd_open, process.pid_, 0)));

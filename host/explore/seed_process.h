@@ -18,9 +18,12 @@ namespace ktstr {
 
 class SeedProcess {
  public:
+  // Whose signals from the terminal it gets as well.
+  enum class Group { kOurs, kOwn };
   // Starts `program` with argv, our environment and working directory, standard input from /dev/null, and
   // standard output and error in one pipe. Error kHost when it cannot be started.
-  static Expected<SeedProcess> spawn(const std::string& program, const std::vector<std::string>& argv);
+  static Expected<SeedProcess> spawn(const std::string& program, const std::vector<std::string>& argv,
+                                     Group group = Group::kOurs);
 
   SeedProcess(SeedProcess&& other) noexcept;
   SeedProcess& operator=(SeedProcess&& other) = delete;

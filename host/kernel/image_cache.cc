@@ -16,10 +16,10 @@
 
 #include <fmt/format.h>
 
+#include "common/file_stamp.h"
 #include "common/quote.h"
 #include "common/xxh3.h"
 #include "host/kernel/bytes.h"
-#include "host/kernel/file_stamp.h"
 
 namespace ktstr {
 namespace {

@@ -33,15 +33,6 @@ std::optional<std::uint64_t> number(std::string_view text) {
   return value;
 }
 
-// "model name : ..." out of /proc/cpuinfo.
-std::string cpu_model(std::string_view cpuinfo) {
-  const std::size_t at = cpuinfo.find("model name");
-  if (at == std::string_view::npos) return {};
-  std::string_view line = cpuinfo.substr(at, cpuinfo.find('\n', at) - at);
-  const std::size_t begin = line.find_first_not_of(" \t:", line.find(':'));
-  return begin == std::string_view::npos ? std::string() : std::string(line.substr(begin));
-}
-
 KvmFacts gather_kvm() {
   KvmFacts facts;
   facts.device = kvm::look_at_device();
@@ -158,7 +149,7 @@ HostFacts gather_host_facts() {
   utsname name{};
   if (uname(&name) == 0) facts.kernel_release = name.release;
   const std::string cpuinfo = read_file("/proc/cpuinfo", kMaxCpuinfo).value_or("");
-  facts.cpu_model = cpu_model(cpuinfo);
+  facts.cpu_model = parse_cpu_model(cpuinfo);
   facts.cpu_flags = parse_cpu_flags(cpuinfo);
   facts.cpus_online = static_cast<unsigned>(std::max(0L, sysconf(_SC_NPROCESSORS_ONLN)));
   facts.cpus_usable = usable_cpus();

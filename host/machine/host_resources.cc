@@ -21,6 +21,12 @@ std::uint64_t soft_limit(__rlimit_resource resource) {
   return limit.rlim_cur;
 }
 
+std::string cpuinfo() {
+  // About 1.5 KB a CPU.
+  constexpr std::size_t kMaxCpuinfo = std::size_t{16} << 20;
+  return read_file("/proc/cpuinfo", kMaxCpuinfo).value_or("");
+}
+
 }  // namespace
 
 std::uint64_t parse_mem_available(std::string_view meminfo) {
@@ -59,10 +65,20 @@ std::set<std::string> parse_cpu_flags(std::string_view cpuinfo) {
   }
 }
 
+std::string parse_cpu_model(std::string_view cpuinfo) {
+  const std::size_t at = cpuinfo.find("model name");
+  if (at == std::string_view::npos) return {};
+  std::string_view line = cpuinfo.substr(at, cpuinfo.find('\n', at) - at);
+  const std::size_t begin = line.find_first_not_of(" \t:", line.find(':'));
+  return begin == std::string_view::npos ? std::string() : std::string(line.substr(begin));
+}
+
 std::set<std::string> host_cpu_flags() {
-  // About 1.5 KB a CPU.
-  constexpr std::size_t kMaxCpuinfo = std::size_t{16} << 20;
-  return parse_cpu_flags(read_file("/proc/cpuinfo", kMaxCpuinfo).value_or(""));
+  return parse_cpu_flags(cpuinfo());
+}
+
+std::string host_cpu_model() {
+  return parse_cpu_model(cpuinfo());
 }
 
 Expected<void> check_host_memory(std::uint64_t wanted, const HostMemory& host) {

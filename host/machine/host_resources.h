@@ -26,6 +26,9 @@ HostMemory host_memory();
 // none.
 std::set<std::string> parse_cpu_flags(std::string_view cpuinfo);
 std::set<std::string> host_cpu_flags();
+// The first CPU's name ("model name") out of the same text; empty when it has none.
+std::string parse_cpu_model(std::string_view cpuinfo);
+std::string host_cpu_model();
 
 // Error kHost, naming both figures, when `wanted` bytes of guest RAM do not fit.
 Expected<void> check_host_memory(std::uint64_t wanted, const HostMemory& host);

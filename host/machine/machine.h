@@ -6,10 +6,13 @@
 // descriptor.
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -29,6 +32,12 @@ namespace ktstr {
 struct DeterministicClock {
   std::uint32_t shift = 2;  // an instruction takes 2^shift ns of guest time; 0 to 10
   std::uint64_t seed = 0;   // of the machine's random numbers
+};
+
+// A guest at rest: what Machine::save writes, and what a machine goes on from.
+struct SnapshotFiles {
+  UniqueFd ram;    // guest RAM, node after node; holes are zeros
+  UniqueFd state;  // all else, in the machine's own format
 };
 
 // What a machine boots.
@@ -51,6 +60,10 @@ struct BootSpec {
   // CONFIG_HZ of the kernel, 0 when not known. With it a machine can tell the kernel its delay-loop
   // calibration.
   std::uint32_t kernel_hz = 0;
+  // The guest goes on from here in place of booting: one that a machine of the same kind and version has
+  // saved, with the same topology, memory, CPU flags, kernel and command line. The files are only read; `ram`
+  // must not change as long as the machine lives.
+  std::optional<SnapshotFiles> snapshot;
   // The guest is to be a function of its inputs and the seed; only a tcg machine can do that. Nothing enters
   // such a guest after its start: its FrameLink cannot send.
   std::optional<DeterministicClock> deterministic;
@@ -59,7 +72,10 @@ struct BootSpec {
 // A range of guest-physical addresses backed by RAM.
 struct RamRegion {
   std::uint64_t gpa = 0;      // first guest-physical address
-  std::span<std::byte> host;  // where it is mapped in this process; valid until Machine::stop
+  std::span<std::byte> host;  // where it is mapped; valid until Machine::stop
+  // The process that has it mapped there, a child of ours; 0: this one. A clone's RAM is private to its
+  // emulator.
+  pid_t process = 0;
 };
 
 // General registers of one vCPU, valid while paused.
@@ -181,6 +197,18 @@ class Machine {
   // Lets a paused guest go on; success when it runs already. After kTrapped the vCPU of that event first
   // executes the trapped instruction, alone; the trap stays.
   virtual Expected<void> resume() = 0;
+
+  // Writes a paused guest to two empty files; it is still paused then and can go on. What it has written to
+  // its ports may come to a clone's receivers as well, if it has not arrived yet. Gives the checksum of the
+  // RAM file (SparseChecksum). Errors: kHost, and then the files are worthless; a guest that cannot be saved
+  // (a deterministic one, a tcg clone, one of an emulator before QEMU 10) is kUsage.
+  virtual Expected<std::string> save(const SnapshotFiles& files) = 0;
+  // What a snapshot depends on besides BootSpec, command line and emulator.
+  struct SnapshotTerms {
+    std::uint32_t state_version = 0;          // of the format of SnapshotFiles::state
+    std::map<std::string, std::string> host;  // what the guest sees of this host, by name: "CPU", "kernel"
+  };
+  virtual SnapshotTerms snapshot_terms() const { return {}; }
 
   // Replaces all traps: virtual addresses of instructions, in whatever address space, before which the guest
   // stops on any vCPU, with the event kTrapped. At most kMaxTraps different ones; none removes all.

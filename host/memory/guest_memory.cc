@@ -1,5 +1,7 @@
 #include "host/memory/guest_memory.h"
 
+#include <sys/uio.h>
+
 #include <algorithm>
 #include <cstring>
 #include <iterator>
@@ -34,6 +36,13 @@ void copy_once(std::byte* to, const std::byte* from, std::size_t size) {
     std::memcpy(to, from, size);
   }
   asm volatile("" : : : "memory");
+}
+
+bool copy_from(pid_t process, std::span<std::byte> to, const std::byte* from) {
+  const iovec local = {to.data(), to.size()};
+  // The kernel only reads there.
+  const iovec remote = {const_cast<std::byte*>(from), to.size()};
+  return process_vm_readv(process, &local, 1, &remote, 1, 0) == static_cast<ssize_t>(to.size());
 }
 
 }  // namespace
@@ -79,7 +88,11 @@ FaultOr<> GuestMemory::read(Gpa gpa, std::span<std::byte> out, ReadBudget& budge
       return std::unexpected(Fault{.kind = Fault::Kind::kNotRam, .kva = {}, .gpa = gpa, .size = size});
     const std::span<const std::byte> there = region->bytes.subspan(gpa - region->gpa);
     const std::size_t piece = std::min(out.size(), there.size());
-    copy_once(out.data(), there.data(), piece);
+    if (region->process == 0) {
+      copy_once(out.data(), there.data(), piece);
+    } else if (!copy_from(region->process, out.first(piece), there.data())) {
+      return std::unexpected(Fault{.kind = Fault::Kind::kNotRam, .kva = {}, .gpa = gpa, .size = size});
+    }
     out = out.subspan(piece);
     gpa += piece;
   }

@@ -10,6 +10,8 @@
 // trusted, a file's is not, so both are checked by create().
 #pragma once
 
+#include <sys/types.h>
+
 #include <array>
 #include <bit>
 #include <cstddef>
@@ -26,10 +28,13 @@
 
 namespace ktstr {
 
-// A range of guest-physical addresses and where its bytes are in this process.
+// A range of guest-physical addresses and where its bytes are.
 struct MemoryRegion {
   Gpa gpa;
   std::span<const std::byte> bytes;
+  // The process whose addresses these are, which must be a child of ours (process_vm_readv(2) needs the right
+  // to trace it); 0: this one. A read of another process's memory is a system call.
+  pid_t process = 0;
 };
 
 // A string that was read up to its terminating zero or up to a limit.
@@ -63,7 +68,8 @@ class GuestMemory {
   static Expected<GuestMemory> create(std::vector<MemoryRegion> regions);
 
   // Copies out.size() bytes from `gpa` on, over the seams of adjacent regions. After a fault, which names the
-  // first byte that is not RAM, the contents of `out` are unspecified.
+  // first byte that is not RAM, the contents of `out` are unspecified. RAM of another process that is gone is
+  // not RAM any more.
   FaultOr<> read(Gpa gpa, std::span<std::byte> out, ReadBudget& budget) const;
 
   // A value in the guest's byte order, which is the host's (both are x86-64). Any alignment.

@@ -88,7 +88,8 @@ const ExitTrap* FreezeCoordinator::trap_at(std::uint64_t address) const {
 
 GuestMemory FreezeCoordinator::memory() const {
   std::vector<MemoryRegion> regions;
-  for (const RamRegion& region : machine_.ram()) regions.push_back({Gpa(region.gpa), region.host});
+  for (const RamRegion& region : machine_.ram())
+    regions.push_back({Gpa(region.gpa), region.host, region.process});
   auto memory = GuestMemory::create(std::move(regions));
   return memory ? *memory : GuestMemory();
 }

@@ -112,6 +112,23 @@ std::string phase_line(const RunResult& result) {
   return text.empty() ? "" : fmt::format("  time: {}\n", text);
 }
 
+// Where the guest came from, when it was not booted by this run.
+std::string clone_line(const RunResult& result) {
+  const auto& clone = result.clone();
+  std::string text;
+  if (!clone.snapshot().empty()) {
+    text = fmt::format("  clone of {} ({}), {} old\n", clone.snapshot().substr(0, 8), clone.point(),
+                       short_time(clone.age_s() * 1'000'000'000U));
+    if (!clone.inherited().empty()) text += fmt::format("    {}\n", clone.inherited());
+  }
+  for (const auto& saved : clone.saved()) {
+    if (saved.failed().empty())
+      text += fmt::format("  kept for clones: {} ({}), stood still for {}\n", saved.key().substr(0, 8),
+                          saved.point(), short_time(saved.stood_still_ns()));
+  }
+  return text;
+}
+
 // The first dump, which is that of the failure where there was one, and its first finding.
 std::string dump_lines(const RunResult& result) {
   if (result.dumps_size() == 0) return {};
@@ -169,6 +186,7 @@ std::string summary(const RunResult& result, const std::string& result_path, boo
     if (list.size() > kMaxReasonsShown)
       text += fmt::format("  ... and {} more warnings\n", list.size() - kMaxReasonsShown);
   }
+  text += clone_line(result);
   text += waiting_line(result);
   text += phase_line(result);
   if (!result_path.empty()) text += fmt::format("  results: {}\n", result_path);

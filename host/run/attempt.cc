@@ -1,6 +1,10 @@
 #include "host/run/attempt.h"
 
+#include <sys/random.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <ctime>
 
 #include <fmt/format.h>
 
@@ -18,6 +22,17 @@ constexpr nanoseconds kStopGrace = 10s;
 constexpr nanoseconds kDeathGrace = 3s;
 // Machine time after which the rest of a frame is no longer expected; PID 1 writes a frame in one go.
 constexpr nanoseconds kStuckFrame = 5s;
+// proto/frames.proto, CloneStart.
+constexpr std::size_t kNonceBytes = 16;
+constexpr std::size_t kSeedBytes = 32;
+
+// At most 256, so that the kernel gives all of them at once (getrandom(2)).
+std::string random_bytes(std::size_t count) {
+  std::string bytes(count, '\0');
+  while (::getrandom(bytes.data(), bytes.size(), 0) < 0 && errno == EINTR) {
+  }
+  return bytes;
+}
 
 }  // namespace
 
@@ -29,13 +44,26 @@ Attempt::Attempt(boost::asio::io_context& loop, Machine& machine, const ktstr::v
       status_(status),
       loop_(loop),
       tick_(loop),
-      session_({.on_hello = [this] { send_plan(); },
+      session_({.on_hello = [this] { on_hello(); },
+                .on_waiting = [this](ktstr::v1::Waiting::For what) { on_waiting(what); },
+                .on_file_progress =
+                    [this](std::uint64_t bytes) {
+                      if (!files_ || sent_ != Sent::kFiles) return;
+                      files_->acknowledge(bytes);
+                      send_files();
+                    },
                 .on_scheduler_output = [this](std::string_view text) { logs_.scheduler.append(text); },
                 .on_event = [this](const std::string& text) { status_.event(text); }}),
       guard_(limits) {
   if (!verbose) return;
   console_.set_line_receiver([this](const std::string& line) { status_.event("console: " + line); });
   session_.set_note_receiver([this](const std::string& text) { status_.event("PID 1: " + text); });
+}
+
+void Attempt::set_files(const FileBundle& files) {
+  files_.emplace(files, [this](const ktstr::v1::Frame& frame) -> Expected<void> {
+    return machine_.frames().send(encoder_.encode(frame.SerializeAsString()));
+  });
 }
 
 void Attempt::set_record(RunRecord& record) {
@@ -75,7 +103,12 @@ Expected<void> Attempt::run() {
   if (freezer_ != nullptr) {
     if (auto begun = freezer_->begin(machine_); !begun) return begun;
   }
+  if (is_clone()) {
+    nonce_ = random_bytes(kNonceBytes);
+    session_.expect_clone(nonce_, cloning_->facts());
+  }
   if (auto started = machine_.start(); !started) return started;
+  if (is_clone()) begin_clone();
   arm_tick();
   while (!over_) loop_.run_one();
   tick_.cancel();
@@ -113,19 +146,81 @@ void Attempt::note_milestones() {
   const bool first_hello = milestones_.hello == 0ns;
   stamp(milestones_.hello, session_.phase() >= Session::Phase::kPlanSent);
   if (first_hello && milestones_.hello != 0ns) statistics_at_hello_ = machine_.statistics();
+  stamp(milestones_.plan_accepted, session_.plan_accepted_ns() != 0);
   stamp(milestones_.scheduler_started, session_.scheduler_state().has_value());
   stamp(milestones_.scenario_start, session_.scenario_start_ns() != 0);
   stamp(milestones_.scenario_end, session_.scenario_end_ns() != 0);
 }
 
-void Attempt::send_plan() {
+// Everything it needs is known: it is sent at once, and the guest takes it in this order.
+void Attempt::begin_clone() {
+  if (freezer_ != nullptr) freezer_->on_hello(cloning_->facts());
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  ktstr::v1::Frame frame;
+  auto& start = *frame.mutable_clone_start();
+  start.set_nonce(nonce_);
+  start.set_random_seed(random_bytes(kSeedBytes));
+  start.set_realtime_ns(static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U +
+                        static_cast<std::uint64_t>(now.tv_nsec));
+  send(frame);
+  if (cloning_->point() == SnapshotPoint::kHello) return send_files();
+  send_plan(false);
+}
+
+void Attempt::on_hello() {
+  if (is_clone()) return;  // it has all it needs
   if (freezer_ != nullptr) freezer_->on_hello(session_.guest().facts());
-  if (!machine_.frames().can_send()) return;  // the guest has it already
+  if (!machine_.frames().can_send()) return;  // the guest has its plan already
+  // One that is to be kept is not disturbed before it is at rest.
+  if (!keeps(SnapshotPoint::kHello)) send_files();
+}
+
+void Attempt::on_waiting(ktstr::v1::Waiting::For what) {
+  if (over_ || is_clone()) return;
+  if (what == ktstr::v1::Waiting::PLAN && sent_ == Sent::kNothing) {
+    if (save(SnapshotPoint::kHello)) send_files();
+  } else if (what == ktstr::v1::Waiting::SCENARIO && sent_ == Sent::kHold) {
+    if (save(SnapshotPoint::kAttached)) send_plan(false);
+  }
+}
+
+bool Attempt::keeps(SnapshotPoint point) const {
+  return cloning_ != nullptr && cloning_->keeps(point);
+}
+
+// False: the guest does not go on.
+bool Attempt::save(SnapshotPoint point) {
+  if (!keeps(point)) return true;
+  status_.update("keeping the guest");
+  const auto saved = cloning_->save(
+      point, machine_,
+      {.facts = session_.guest().facts(), .monotonic_ns = session_.guest_ns(), .run_id = plan_.run_id()});
+  if (!saved) on_machine_event({MachineEvent::Kind::kDied, saved.error().to_string()});
+  return saved.has_value();
+}
+
+void Attempt::send_files() {
+  sent_ = Sent::kFiles;
+  if (files_) {
+    if (auto sent = files_->pump(); !sent)
+      return on_machine_event({MachineEvent::Kind::kDied, sent.error().to_string()});
+    if (!files_->done()) return;
+  }
+  send_plan(keeps(SnapshotPoint::kAttached));
+}
+
+void Attempt::send_plan(bool hold) {
+  sent_ = hold ? Sent::kHold : Sent::kPlan;
   ktstr::v1::Frame frame;
   *frame.mutable_start_plan()->mutable_plan() = plan_;
-  if (auto sent = machine_.frames().send(encoder_.encode(frame.SerializeAsString())); !sent) {
+  frame.mutable_start_plan()->set_hold(hold);
+  send(frame);
+}
+
+void Attempt::send(const ktstr::v1::Frame& frame) {
+  if (auto sent = machine_.frames().send(encoder_.encode(frame.SerializeAsString())); !sent)
     on_machine_event({MachineEvent::Kind::kDied, sent.error().to_string()});
-  }
 }
 
 void Attempt::on_machine_event(const MachineEvent& event) {
@@ -208,6 +303,7 @@ GuardSample Attempt::sample() const {
   GuardSample sample = guest_sample();
   sample.real_time = since_start();
   sample.stood_still = freezer_ != nullptr ? freezer_->stood_still() : 0ns;
+  if (cloning_ != nullptr) sample.stood_still += cloning_->stood_still();
   sample.vcpu_active = vcpus.used + vcpus.waited;
   sample.host_time_is_cpu_time = record_ != nullptr;
   sample.host_time = record_ != nullptr ? vcpus.used : sample.real_time;

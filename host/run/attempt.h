@@ -2,7 +2,7 @@
 //
 // The flow on the event loop:
 //   machine.start -> console bytes -> ConsoleScanner, console.log
-//                 -> frame bytes   -> Session -> (Hello: send the plan) ... (Bye)
+//                 -> frame bytes   -> Session -> (Hello: send files and plan) ... (Bye)
 //                 -> timer         -> Guard, status line
 //                 -> signals       -> Stop frame, grace, then the axe
 //                 -> machine event -> end
@@ -20,7 +20,9 @@
 
 #include "host/machine/machine.h"
 #include "host/report/status_line.h"
+#include "host/run/cloning.h"
 #include "host/run/console_scanner.h"
+#include "host/run/file_sender.h"
 #include "host/run/freezer.h"
 #include "host/run/guard.h"
 #include "host/run/judge.h"
@@ -40,7 +42,8 @@ class Attempt {
   // Host times since machine.start, ns; 0: did not happen.
   struct Milestones {
     std::chrono::nanoseconds first_console{};
-    std::chrono::nanoseconds hello{};
+    std::chrono::nanoseconds hello{};  // or a clone's first frame
+    std::chrono::nanoseconds plan_accepted{};
     std::chrono::nanoseconds scheduler_started{};
     std::chrono::nanoseconds scenario_start{};
     std::chrono::nanoseconds scenario_end{};
@@ -54,6 +57,10 @@ class Attempt {
   void set_record(RunRecord& record);
   // Who takes dumps of this run. Call before run().
   void set_freezer(Freezer& freezer) { freezer_ = &freezer; }
+  // The guest is a clone, or one that is kept. Call before run().
+  void set_cloning(Cloning& cloning) { cloning_ = &cloning; }
+  // What the guest gets before its plan; must outlive the Attempt. Call before run().
+  void set_files(const FileBundle& files);
   Attempt(const Attempt&) = delete;
   Attempt& operator=(const Attempt&) = delete;
 
@@ -86,7 +93,15 @@ class Attempt {
   GuardSample guest_sample() const;
   bool admit_frame(std::string_view payload, std::uint64_t guest_ns);
   void arm_tick();
-  void send_plan();
+  void begin_clone();
+  void on_hello();
+  void on_waiting(ktstr::v1::Waiting::For what);
+  bool keeps(SnapshotPoint point) const;
+  bool save(SnapshotPoint point);
+  void send_files();
+  void send_plan(bool hold);
+  void send(const ktstr::v1::Frame& frame);
+  bool is_clone() const { return cloning_ != nullptr && cloning_->is_clone(); }
   void look_for_death();
   void look_for_stuck_frame();
   void note_milestones();
@@ -98,6 +113,11 @@ class Attempt {
   Logs& logs_;
   RunRecord* record_ = nullptr;  // of a deterministic run
   Freezer* freezer_ = nullptr;
+  Cloning* cloning_ = nullptr;
+  std::optional<FileSender> files_;
+  // What has been sent: files are on their way, the plan, the plan for a guest that holds.
+  enum class Sent { kNothing, kFiles, kPlan, kHold };
+  Sent sent_ = Sent::kNothing;
   StatusLine& status_;
   boost::asio::io_context& loop_;
   boost::asio::steady_timer tick_;
@@ -105,6 +125,7 @@ class Attempt {
   ConsoleScanner console_;
   Guard guard_;
   FrameEncoder encoder_;
+  std::string nonce_;  // of a clone
   std::chrono::steady_clock::time_point start_;
   Milestones milestones_;
   MachineStatistics statistics_;

@@ -57,6 +57,10 @@ Expected<std::string> explain(const Prepared& prepared) {
   }
   text += heading(fmt::format("guest files, {}", format_size(prepared.initramfs.size)));
   for (const InitramfsEntry& entry : prepared.initramfs.entries) text += file_line(entry);
+  if (!prepared.later_files.files.empty())
+    text +=
+        heading(fmt::format("sent to the guest when it is up, {}", format_size(prepared.later_files.size)));
+  for (const FileBundle::File& file : prepared.later_files.files) text += file_line(file.entry);
   return text;
 }
 

@@ -75,6 +75,41 @@ Expected<void> add_include(InitramfsBuilder& builder, ProgramPacker& packer,
   return builder.add_file(file.guest_path(), file.host_path(), mode);
 }
 
+// What every guest with this kernel on this kind of machine has.
+Expected<void> add_base(InitramfsBuilder& builder, const KernelImage& kernel,
+                        const std::vector<std::string>& modules) {
+  const auto init = find_guest_program();
+  if (!init) return std::unexpected(init.error());
+  if (auto added = builder.add_file("/init", *init, 0755); !added) return added;
+  // PID 1's messages before it has mounted anything go to /dev/console.
+  if (auto added = builder.add_device_node("/dev/console", 5, 1, 0600); !added) return added;
+  if (auto added = builder.add_device_node("/dev/null", 1, 3, 0666); !added) return added;
+  if (auto added = add_modules(builder, kernel, modules); !added) return added;
+  return add_kernel_config(builder, kernel);
+}
+
+Expected<void> add_run_files(InitramfsBuilder& builder, const ktstr::v1::RunPlan& plan) {
+  ProgramPacker packer(builder);
+  if (plan.has_scheduler()) {
+    auto closure =
+        packer.add_program(plan.scheduler().guest_path(), plan.scheduler().host_path(), "scheduler");
+    if (!closure) return std::unexpected(std::move(closure.error()));
+  }
+  for (const auto& file : plan.includes()) {
+    if (auto added = add_include(builder, packer, file); !added) return added;
+  }
+  return packer.finish();
+}
+
+bool belongs_to_kernel(std::string_view guest_path) {
+  for (const std::string_view folder : {"/proc", "/sys", "/dev"}) {
+    if (guest_path.starts_with(folder) &&
+        (guest_path.size() == folder.size() || guest_path[folder.size()] == '/'))
+      return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 std::string guest_scheduler_path(const std::string& name) {
@@ -95,6 +130,13 @@ Expected<ktstr::v1::IncludedFile> parse_include(const std::string& text) {
   if (!file.guest_path().starts_with('/')) {
     return fail(ErrorCode::kUsage,
                 fmt::format("--include '{}': the guest path '{}' must be absolute", text, file.guest_path()));
+  }
+  if (belongs_to_kernel(file.guest_path())) {
+    return fail(
+        ErrorCode::kUsage,
+        fmt::format(
+            "--include '{}': '{}' cannot be seen in the guest, the kernel has its own file system there",
+            text, file.guest_path()));
   }
   return file;
 }
@@ -117,31 +159,29 @@ Expected<std::string> find_guest_program() {
       fmt::format("the guest's program is in none of {}; build it, or name it in KTSTR_GUEST", names));
 }
 
-Expected<Initramfs> pack_guest_files(const ktstr::v1::RunPlan& plan, const KernelImage& kernel,
-                                     const std::vector<std::string>& modules) {
-  const auto init = find_guest_program();
-  if (!init) return std::unexpected(init.error());
-  InitramfsBuilder builder;
-  ProgramPacker packer(builder);
-  const auto pack = [&]() -> Expected<void> {
-    if (auto added = builder.add_file("/init", *init, 0755); !added) return added;
-    // PID 1's messages before it has mounted anything go to /dev/console.
-    if (auto added = builder.add_device_node("/dev/console", 5, 1, 0600); !added) return added;
-    if (auto added = builder.add_device_node("/dev/null", 1, 3, 0666); !added) return added;
-    if (auto added = add_modules(builder, kernel, modules); !added) return added;
-    if (auto added = add_kernel_config(builder, kernel); !added) return added;
-    if (plan.has_scheduler()) {
-      auto closure =
-          packer.add_program(plan.scheduler().guest_path(), plan.scheduler().host_path(), "scheduler");
-      if (!closure) return std::unexpected(std::move(closure.error()));
+Expected<GuestFiles> pack_guest_files(const ktstr::v1::RunPlan& plan, const KernelImage& kernel,
+                                      const std::vector<std::string>& modules, bool nothing_later) {
+  InitramfsBuilder base;
+  const auto pack = [&]() -> Expected<GuestFiles> {
+    if (auto added = add_base(base, kernel, modules); !added)
+      return std::unexpected(std::move(added.error()));
+    InitramfsBuilder all = base;
+    if (auto added = add_run_files(all, plan); !added) return std::unexpected(std::move(added.error()));
+    GuestFiles files;
+    if (!nothing_later) {
+      auto later = all.bundle_beyond(base);
+      if (!later) return std::unexpected(std::move(later.error()));
+      files.later = std::move(*later);
     }
-    for (const auto& file : plan.includes()) {
-      if (auto added = add_include(builder, packer, file); !added) return added;
-    }
-    return packer.finish();
+    auto initramfs = (nothing_later ? all : base).build();
+    if (!initramfs) return std::unexpected(std::move(initramfs.error()));
+    files.initramfs = std::move(*initramfs);
+    files.all = std::move(all);
+    return files;
   };
-  if (auto packed = pack(); !packed) return propagate(std::move(packed.error()), "packing the guest's files");
-  return builder.build();
+  auto packed = pack();
+  if (!packed) return propagate(std::move(packed.error()), "packing the guest's files");
+  return packed;
 }
 
 Expected<Initramfs> pack_plan(std::string serialized_plan) {

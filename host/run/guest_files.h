@@ -1,4 +1,8 @@
-// The guest's files: what goes into the initramfs of a run.
+// The guest's files.
+//
+// A guest that is to be kept at Hello boots with what every run of its kernel needs, and gets the rest over
+// the frame port then: so it can serve any run. Others have all of it in their initramfs, which is faster; a
+// deterministic one must, because nothing may enter it after its start.
 //
 //   /init                      ktstr-guest
 //   /etc/ktstr/modules         modules PID 1 loads, one guest path a line, in order
@@ -29,10 +33,19 @@ Expected<ktstr::v1::IncludedFile> parse_include(const std::string& text);
 // naming these.
 Expected<std::string> find_guest_program();
 
-// Packs everything `plan` needs. `modules`: drivers the machine needs, by module name.
-// Errors: kStartFailed (scheduler), kKernelLacks (a driver), kUsage (an included file), kHost.
-Expected<Initramfs> pack_guest_files(const ktstr::v1::RunPlan& plan, const KernelImage& kernel,
-                                     const std::vector<std::string>& modules);
+struct GuestFiles {
+  Initramfs initramfs;
+  // What is sent after Hello: scheduler, libraries, included files.
+  FileBundle later;
+  // All of it, for a guest that gets everything at once after all.
+  InitramfsBuilder all;
+};
+
+// Packs everything `plan` needs; all of it into the initramfs when `nothing_later`. `modules`: drivers the
+// machine needs, by module name. Errors: kStartFailed (scheduler), kKernelLacks (a driver), kUsage (an
+// included file), kHost.
+Expected<GuestFiles> pack_guest_files(const ktstr::v1::RunPlan& plan, const KernelImage& kernel,
+                                      const std::vector<std::string>& modules, bool nothing_later);
 
 // An archive with the plan alone, to go behind the other one. Error kHost.
 Expected<Initramfs> pack_plan(std::string serialized_plan);

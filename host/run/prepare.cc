@@ -50,11 +50,15 @@ class PhaseTimer {
       : phases_(phases), name_(std::move(name)) {}
   PhaseTimer(const PhaseTimer&) = delete;
   PhaseTimer& operator=(const PhaseTimer&) = delete;
+  // What is done twice counts twice.
   ~PhaseTimer() {
-    ktstr::v1::PhaseTime phase;
-    phase.set_name(name_);
-    phase.set_ns(static_cast<std::uint64_t>((SteadyClock::now() - start_).count()));
-    phases_.push_back(std::move(phase));
+    auto phase =
+        std::find_if(phases_.begin(), phases_.end(), [&](const auto& one) { return one.name() == name_; });
+    if (phase == phases_.end()) {
+      phase = phases_.emplace(phases_.end());
+      phase->set_name(name_);
+    }
+    phase->set_ns(phase->ns() + static_cast<std::uint64_t>((SteadyClock::now() - start_).count()));
   }
 
  private:
@@ -287,15 +291,17 @@ Expected<Prepared> prepare(const RunRequest& request) {
   if (!enter_payload) return std::unexpected(enter_payload.error());
   describe_kernel(*kernel, plan);
 
-  auto initramfs = [&] {
+  auto files = [&] {
     const PhaseTimer timer(phases, "initramfs");
     // A deterministic guest talks by a debug port, which needs no driver.
     return pack_guest_files(
-        plan, *kernel, plan.has_deterministic() ? std::vector<std::string>() : needed_modules(choice->kind));
+        plan, *kernel, plan.has_deterministic() ? std::vector<std::string>() : needed_modules(choice->kind),
+        plan.has_deterministic());
   }();
-  if (!initramfs) return std::unexpected(std::move(initramfs.error()));
+  if (!files) return std::unexpected(std::move(files.error()));
   const auto memory =
-      resolve_memory(request, *topology, {.kernel = kernel->init_size(), .files = initramfs->size});
+      resolve_memory(request, *topology,
+                     {.kernel = kernel->init_size(), .files = files->initramfs.size + files->later.size});
   if (!memory) return std::unexpected(memory.error());
   if (auto described = describe_machine(request, choice->kind, *topology, *memory, plan); !described)
     return std::unexpected(std::move(described.error()));
@@ -303,16 +309,18 @@ Expected<Prepared> prepare(const RunRequest& request) {
   std::string packed_plan;
   if (plan.has_deterministic()) {
     packed_plan = serialize(plan_for_guest(plan));
-    auto whole = add_plan(*initramfs, packed_plan);
+    auto whole = add_plan(files->initramfs, packed_plan);
     if (!whole) return std::unexpected(std::move(whole.error()));
-    initramfs = std::move(whole);
+    files->initramfs = std::move(*whole);
   }
   const GuardLimits limits = guard_limits(plan);
   return Prepared{.plan = std::move(plan),
                   .kernel = std::move(*kernel),
                   .kernel_arguments = kernel_arguments(request),
                   .append = fmt::format("{}", fmt::join(request.append, " ")),
-                  .initramfs = std::move(*initramfs),
+                  .initramfs = std::move(files->initramfs),
+                  .later_files = std::move(files->later),
+                  .all_files = std::move(files->all),
                   .packed_plan = std::move(packed_plan),
                   .topology = *topology,
                   .machine_choice = *choice,
@@ -325,9 +333,19 @@ Expected<Prepared> prepare(const RunRequest& request) {
                   .peak_memory = peak_memory};
 }
 
+Expected<void> pack_all_files(Prepared& prepared) {
+  const PhaseTimer timer(prepared.phases, "initramfs");
+  auto whole = prepared.all_files.build();
+  if (!whole) return propagate(std::move(whole.error()), "packing the guest's files");
+  prepared.initramfs = std::move(*whole);
+  prepared.later_files = {};
+  return {};
+}
+
 Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, const Prepared& prepared,
-                                                bool single_thread) {
+                                                bool single_thread, std::optional<SnapshotFiles> snapshot) {
   BootSpec spec;
+  spec.snapshot = std::move(snapshot);
   auto kernel = prepared.enter_payload ? prepared.kernel.payload_fd() : prepared.kernel.image_fd();
   if (!kernel) return std::unexpected(std::move(kernel.error()));
   spec.kernel = std::move(*kernel);

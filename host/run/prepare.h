@@ -25,7 +25,9 @@ struct Prepared {
   std::vector<KernelArgument> kernel_arguments;  // ours, whatever the machine
   std::string append;                            // the user's kernel arguments
   Initramfs initramfs;
-  std::string packed_plan;  // serialized, in the initramfs of a deterministic run; else empty
+  FileBundle later_files;      // sent over the frame port when the guest is up
+  InitramfsBuilder all_files;  // of both
+  std::string packed_plan;     // serialized, in the initramfs of a deterministic run; else empty
   CpuTopology topology;
   MachineChoice machine_choice;
   // The ELF payload is entered directly; otherwise the bzImage runs its own decompressor.
@@ -41,9 +43,13 @@ struct Prepared {
 
 Expected<Prepared> prepare(const RunRequest& request);
 
+// From now on the guest boots with all its files, and none is sent later. Errors: as InitramfsBuilder::build.
+Expected<void> pack_all_files(Prepared& prepared);
+
 // A machine for `prepared`. `single_thread`: one thread for all vCPUs, for the repetition after an emulator
-// fault.
+// fault. `snapshot`: its guest goes on from there.
 Expected<std::unique_ptr<Machine>> make_machine(boost::asio::io_context& loop, const Prepared& prepared,
-                                                bool single_thread);
+                                                bool single_thread,
+                                                std::optional<SnapshotFiles> snapshot = std::nullopt);
 
 }  // namespace ktstr

@@ -19,6 +19,7 @@
 #include "host/report/json_writer.h"
 #include "host/report/verdict_text.h"
 #include "host/run/attempt.h"
+#include "host/run/cloning.h"
 #include "host/run/determinism.h"
 #include "host/run/explain.h"
 #include "host/run/prepare.h"
@@ -32,6 +33,8 @@ using std::chrono::nanoseconds;
 using SteadyClock = std::chrono::steady_clock;
 
 constexpr std::uint32_t kSchemaVersion = 1;
+// Machine time until a clone has answered; it needs some 0.2 s.
+constexpr nanoseconds kCloneLimit = std::chrono::seconds(20);
 
 // Turns SIGINT, SIGTERM and SIGUSR1 into events of the loop, from before the first file is made until the
 // result is written.
@@ -78,16 +81,19 @@ void add_phase(ktstr::v1::HostSection& host, const std::string& name, nanosecond
 }
 
 // Where the time went, from the host's milestones and the guest's own clock.
-void add_run_phases(ktstr::v1::HostSection& host, const Attempt& attempt) {
+void add_run_phases(ktstr::v1::HostSection& host, const Attempt& attempt, bool clone) {
   const Attempt::Milestones& at = attempt.milestones();
   const auto& facts = attempt.session().guest().facts();
   const nanoseconds init(
       static_cast<std::int64_t>(facts.hello_ns() - std::min(facts.init_start_ns(), facts.hello_ns())));
-  add_phase(host, "machine", at.first_console);
-  if (at.hello > nanoseconds(0)) {
+  if (at.hello > nanoseconds(0) && clone) {
+    add_phase(host, "clone", at.hello);
+  } else if (at.hello > nanoseconds(0)) {
+    add_phase(host, "machine", at.first_console);
     add_phase(host, "kernel", at.hello - at.first_console - init);
     add_phase(host, "init", init);
   }
+  if (at.hello > nanoseconds(0)) add_phase(host, "plan", at.plan_accepted - at.hello);
   if (at.scheduler_started > nanoseconds(0) && at.scenario_start > nanoseconds(0)) {
     add_phase(host, "scheduler", at.scenario_start - at.scheduler_started);
   }
@@ -170,13 +176,25 @@ struct RunContext {
   StatusLine& status;
   RunRecord* record;  // nullptr: not deterministic
   Freezer& freezer;
+  Cloning& cloning;
+};
+
+// One attempt's end.
+struct Tried {
+  Judgement judgement;
+  // A clone never said a word.
+  bool mute = false;
 };
 
 // Tries once; fills what this try found into `result`.
-Expected<Judgement> run_attempt(const RunContext& run, Machine& machine, ktstr::v1::RunResult& result) {
+Expected<Tried> run_attempt(const RunContext& run, Machine& machine, ktstr::v1::RunResult& result) {
+  const bool clone = run.cloning.is_clone();
   describe_machine(*result.mutable_host(), machine, run.prepared);
-  Attempt attempt(run.loop, machine, run.plan, run.prepared.limits, run.logs, run.status,
-                  run.request.verbose > 0);
+  GuardLimits limits = run.prepared.limits;
+  if (clone) limits.boot = std::min<nanoseconds>(limits.boot, kCloneLimit);
+  Attempt attempt(run.loop, machine, run.plan, limits, run.logs, run.status, run.request.verbose > 0);
+  attempt.set_files(run.prepared.later_files);
+  attempt.set_cloning(run.cloning);
   if (run.record != nullptr) attempt.set_record(*run.record);
   attempt.set_freezer(run.freezer);
   run.signals.set_handler([&attempt](const std::string& name) {
@@ -191,8 +209,39 @@ Expected<Judgement> run_attempt(const RunContext& run, Machine& machine, ktstr::
   *result.mutable_host()->mutable_frames() = attempt.session().stats();
   result.mutable_host()->set_own_memory_bytes(std::max(run.prepared.peak_memory, attempt.own_memory()));
   describe_statistics(attempt, *result.mutable_host()->mutable_statistics());
-  add_run_phases(*result.mutable_host(), attempt);
-  return judge(attempt.evidence());
+  add_run_phases(*result.mutable_host(), attempt, clone);
+  const Evidence evidence = attempt.evidence();
+  Tried tried{.judgement = judge(evidence)};
+  tried.mute =
+      clone && evidence.session.phase() == Session::Phase::kBooting && evidence.interrupted_by.empty();
+  return tried;
+}
+
+// A clone that cannot be started, or does not say a word, is the snapshot's fault: then the run boots.
+Expected<Tried> run_clone_or_boot(const RunContext& run, std::unique_ptr<Machine> machine,
+                                  ktstr::v1::RunResult& result) {
+  if (!run.cloning.is_clone()) return run_attempt(run, *machine, result);
+  const ktstr::v1::HostSection before = result.host();
+  const auto begin = [&]() -> Expected<Tried> {
+    auto files = run.cloning.files();
+    if (!files) return std::unexpected(std::move(files.error()));
+    auto clone = make_machine(run.loop, run.prepared, false, std::move(*files));
+    if (!clone) return std::unexpected(std::move(clone.error()));
+    return run_attempt(run, **clone, result);
+  };
+  auto tried = begin();
+  if (tried && !tried->mute) return tried;
+  const std::string why = tried ? "its guest does not answer: " + tried->judgement.reasons.front().text()
+                                : tried.error().to_string();
+  if (run.request.clone == RunRequest::Clone::kAlways) {
+    if (!tried) return tried;
+    return fail(ErrorCode::kHost, "--clone always: " + why);
+  }
+  run.status.event("booting: " + why);
+  run.cloning.give_up(why, true);
+  *result.mutable_host() = before;
+  run.logs.console.append("\nktstr-vm: the clone was of no use; booting\n");
+  return run_attempt(run, *machine, result);
 }
 
 // Runs, and repeats once with one vCPU thread when the emulator broke the guest.
@@ -200,20 +249,34 @@ Expected<Judgement> run_attempts(const RunContext& run, std::unique_ptr<Machine>
                                  ktstr::v1::RunResult& result) {
   const ktstr::v1::HostSection before = result.host();
   result.mutable_host()->set_attempt(1);
-  auto judgement = run_attempt(run, *machine, result);
+  auto first = run_clone_or_boot(run, std::move(machine), result);
+  if (!first) return std::unexpected(std::move(first.error()));
   // Deterministic machines have one thread for all vCPUs from the start.
   const bool may_repeat = run.request.retry && run.record == nullptr;
-  if (!judgement || !judgement->emulator_fault || !may_repeat) return judgement;
-  const std::string why = judgement->reasons.front().text();
+  if (!first->judgement.emulator_fault || !may_repeat) return std::move(first->judgement);
+  const std::string why = first->judgement.reasons.front().text();
+  run.cloning.give_up(why, false);
   run.status.event("repeating with one thread for all vCPUs: " + why);
   *result.mutable_host() = before;
   result.mutable_host()->set_attempt(2);
   result.mutable_host()->add_attempt_reasons(why);
   run.logs.console.append("\nktstr-vm: second attempt, one thread for all vCPUs\n");
-  machine.reset();
   auto second = make_machine(run.loop, run.prepared, true);
   if (!second) return std::unexpected(std::move(second.error()));
-  return run_attempt(run, **second, result);
+  auto tried = run_attempt(run, **second, result);
+  if (!tried) return std::unexpected(std::move(tried.error()));
+  return std::move(tried->judgement);
+}
+
+// What came before the snapshot is in another run's logs.
+void note_clone(const ktstr::v1::CloneRecord& record, Attempt::Logs& logs, StatusLine& status) {
+  const std::string text =
+      fmt::format("clone of the snapshot {} ({}), made {} by the run {}", record.snapshot().substr(0, 8),
+                  record.point(), record.made_at(), record.made_by());
+  status.event(text);
+  logs.console.append("ktstr-vm: " + text + "\n");
+  if (record.point() == point_name(SnapshotPoint::kAttached))
+    logs.scheduler.append("ktstr-vm: " + text + "\n");
 }
 
 Expected<Attempt::Logs> open_logs(const RunFolder& folder) {
@@ -307,6 +370,14 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
         !described)
       return std::unexpected(std::move(described.error()));
   }
+  auto cloning = Cloning::decide(request, *prepared, **machine);
+  if (!cloning) return std::unexpected(std::move(cloning.error()));
+  if (!cloning->is_clone() && !cloning->keeps(SnapshotPoint::kHello) &&
+      !prepared->later_files.files.empty()) {
+    if (auto packed = pack_all_files(*prepared); !packed) return std::unexpected(std::move(packed.error()));
+    machine = make_machine(loop, *prepared, false);
+    if (!machine) return std::unexpected(std::move(machine.error()));
+  }
   Freezer freezer(request, *prepared, status);
   if (auto ready = freezer.prepare(); !ready) return std::unexpected(std::move(ready.error()));
   auto folder = RunFolder::create(request.out);
@@ -332,10 +403,14 @@ Expected<RunOutput> run(const RunRequest& request, StatusLine& status, const Run
   if (!record) return std::unexpected(std::move(record.error()));
   RunRecord* const recorder = *record ? &**record : nullptr;
   freezer.set_run(*folder, recorder);
-  const RunContext context{loop, signals, request, *prepared, plan, *logs, status, recorder, freezer};
+  const RunContext context{loop,  signals, request,  *prepared, plan,
+                           *logs, status,  recorder, freezer,   *cloning};
+  if (cloning->is_clone()) note_clone(cloning->record(), *logs, status);
   const bool interrupted = conclude(run_attempts(context, std::move(*machine), result), result);
   for (const auto& dump : freezer.records()) *result.add_dumps() = dump;
   for (const std::string& warning : freezer.warnings()) result.mutable_host()->add_warnings(warning);
+  for (const std::string& warning : cloning->warnings()) result.mutable_host()->add_warnings(warning);
+  if (!plan.has_deterministic()) *result.mutable_clone() = cloning->record();
   if (recorder != nullptr) recorder->describe(*result.mutable_determinism());
   result.set_exit_code(static_cast<std::uint32_t>(
       exit_code(result.verdict(), request.bisect, request.bisect_boot, interrupted)));

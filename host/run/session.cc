@@ -46,8 +46,8 @@ void Session::feed(std::span<const std::byte> bytes) {
     if (gate_ && !gate_(*payload, frame)) {
       closed_ = true;
     } else if (good) {
-      take(frame);
-    } else {
+      if (is_own(frame)) take(frame);
+    } else if (nonce_.empty()) {
       ++unparsable_;
     }
   }
@@ -67,14 +67,30 @@ void Session::finish() {
 ktstr::v1::FrameStats Session::stats() const {
   const FrameDecoder::Stats& seen = decoder_.stats();
   ktstr::v1::FrameStats stats;
-  stats.set_frames(seen.frames);
+  stats.set_frames(seen.frames - before_.frames);
   stats.set_bytes(seen.bytes);
   // A gap at the end shows only in what Bye says.
-  stats.set_lost(std::max(seen.lost, missing_at_bye_) + unparsable_);
-  stats.set_resyncs(seen.resyncs);
-  stats.set_skipped_bytes(seen.skipped_bytes);
-  stats.set_breaks(seen.breaks);
+  stats.set_lost(std::max(seen.lost - before_.lost, missing_at_bye_) + unparsable_);
+  stats.set_resyncs(seen.resyncs - before_.resyncs);
+  stats.set_skipped_bytes(seen.skipped_bytes - before_.skipped_bytes);
+  stats.set_breaks(seen.breaks - before_.breaks);
   return stats;
+}
+
+void Session::expect_clone(std::string nonce, const ktstr::v1::GuestFacts& facts) {
+  nonce_ = std::move(nonce);
+  *guest_.mutable_facts() = facts;
+}
+
+bool Session::is_own(const Frame& frame) {
+  if (nonce_.empty() || frame.has_init_crash()) return true;
+  if (!frame.has_clone_ready() || frame.clone_ready().nonce() != nonce_) return false;
+  nonce_.clear();
+  // Its number is 0 again, which is no break; and what the other guest had left half written is nobody's
+  // loss.
+  before_ = decoder_.stats();
+  --before_.frames;
+  return true;
 }
 
 void Session::take(const Frame& frame) {
@@ -85,6 +101,7 @@ void Session::take(const Frame& frame) {
       break;
     case Frame::kPlanAccepted:
       plan_refused_ = cut(frame.plan_accepted().refused());
+      if (plan_accepted_ns_ == 0 && plan_refused_.empty()) event("plan accepted");
       plan_accepted_ns_ = frame.guest_ns();
       break;
     case Frame::kScheduler:
@@ -121,9 +138,9 @@ void Session::take(const Frame& frame) {
     case Frame::kBye:
       advance(Phase::kBye);
       // Bye itself is already counted among the decoded frames.
-      if (frame.bye().frames() + 1 > decoder_.stats().frames) {
-        missing_at_bye_ = frame.bye().frames() + 1 - decoder_.stats().frames;
-      }
+      if (const std::uint64_t seen = decoder_.stats().frames - before_.frames;
+          frame.bye().frames() + 1 > seen)
+        missing_at_bye_ = frame.bye().frames() + 1 - seen;
       break;
     case Frame::kOutput:
       if (callbacks_.on_scheduler_output) callbacks_.on_scheduler_output(frame.output().data());
@@ -139,8 +156,20 @@ void Session::take(const Frame& frame) {
     case Frame::kInitCrash:
       init_crash_ = frame.init_crash();
       break;
+    case Frame::kWaiting:
+      if (callbacks_.on_waiting) callbacks_.on_waiting(frame.waiting().what());
+      break;
+    case Frame::kFileProgress:
+      if (callbacks_.on_file_progress) callbacks_.on_file_progress(frame.file_progress().bytes());
+      break;
+    case Frame::kCloneReady:
+      take_clone_ready();
+      break;
     case Frame::kStartPlan:
     case Frame::kStop:
+    case Frame::kCloneStart:
+    case Frame::kFile:
+    case Frame::kFileData:
     case Frame::BODY_NOT_SET:
       // A guest has no business sending these; harmless.
       break;
@@ -154,6 +183,14 @@ void Session::take_hello(const ktstr::v1::Hello& hello) {
   *guest_.mutable_facts() = hello.facts();
   event(fmt::format("guest is up: {}, {} CPUs", cut(hello.facts().kernel_release()),
                     hello.facts().cpus_online()));
+  if (callbacks_.on_hello) callbacks_.on_hello();
+}
+
+// A guest that says so without being asked is harmless: this is its Hello.
+void Session::take_clone_ready() {
+  if (phase_ != Phase::kBooting) return;
+  advance(Phase::kPlanSent);
+  activity_ = "sending the plan";
   if (callbacks_.on_hello) callbacks_.on_hello();
 }
 

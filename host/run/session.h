@@ -34,8 +34,12 @@ class Session {
   };
 
   struct Callbacks {
-    // Hello came: time to send the plan.
+    // Hello came, or a clone has said that it is one: time to send the plan.
     std::function<void()> on_hello;
+    // The guest has nothing to do without us.
+    std::function<void(ktstr::v1::Waiting::For)> on_waiting;
+    // Bytes of files that the guest has taken.
+    std::function<void(std::uint64_t)> on_file_progress;
     // Output of the scheduler, raw.
     std::function<void(std::string_view)> on_scheduler_output;
     // Something happened that a person may want to see, one line.
@@ -50,6 +54,10 @@ class Session {
   // Who gets PID 1's remarks, one line each; for --verbose.
   void set_note_receiver(std::function<void(const std::string&)> receiver) { on_note_ = std::move(receiver); }
   void set_frame_gate(FrameGate gate) { gate_ = std::move(gate); }
+  // The guest is a clone that will answer with `nonce`; whatever comes before that is not its own and left
+  // out, but for the crash of its PID 1. `facts` are what the guest that was kept said of itself. Call before
+  // the first feed().
+  void expect_clone(std::string nonce, const ktstr::v1::GuestFacts& facts);
   void feed(std::span<const std::byte> bytes);
   // The stream has been quiet for so long that the rest of a frame will not come: its length was damaged, and
   // good frames may lie behind it.
@@ -82,7 +90,10 @@ class Session {
 
  private:
   void take(const ktstr::v1::Frame& frame);
+  // Whether the frame is this guest's.
+  bool is_own(const ktstr::v1::Frame& frame);
   void take_hello(const ktstr::v1::Hello& hello);
+  void take_clone_ready();
   void take_scheduler(const ktstr::v1::SchedulerUpdate& update);
   void take_report(const ktstr::v1::StepReport& report);
   void take_note(const ktstr::v1::Note& note);
@@ -94,6 +105,8 @@ class Session {
   FrameGate gate_;
   bool closed_ = false;  // by the gate
   FrameDecoder decoder_;
+  std::string nonce_;           // of a clone that has not answered yet
+  FrameDecoder::Stats before_;  // what the decoder had seen before a clone's first frame
   Phase phase_ = Phase::kBooting;
   std::string activity_ = "booting";
   std::uint64_t guest_ns_ = 0;

@@ -51,7 +51,7 @@ def core_of(work, tasks):
     scenario.write_text(SCENARIO)
     subprocess.run(["gcc", "-O2", "-static", "-pthread", "-o", program, SLEEPERS], check=True)
     done = subprocess.run(
-        [KTSTR_VM, "--kernel", KERNEL, "--scheduler", program, "--include", SCHEDULER, "--cpus", str(VCPUS), "--memory",
+        [KTSTR_VM, "--kernel", KERNEL, "--clone", "never", "--scheduler", program, "--include", SCHEDULER, "--cpus", str(VCPUS), "--memory",
          GUESTS[tasks], "--scheduler-args",
          f"{tasks} {PERCENT} /include/ktstr-sched --hold-every 1 --dsqs {QUEUES} --timeout-ms 20000", "--scenario", scenario,
          "--core", "--on-freeze", "stop", "--boot-timeout", "300s", "--out", out], capture_output=True, text=True)

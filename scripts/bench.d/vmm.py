@@ -58,7 +58,7 @@ def private_memory(pid):
 
 def start_once(out, kernel):
     """(seconds from exec to the first KVM_RUN, phases, private bytes then)"""
-    argv = [KTSTR_VM, "--accel", "kvm", "--kernel", str(kernel), "--out", str(out), *MACHINE]
+    argv = [KTSTR_VM, "--accel", "kvm", "--kernel", str(kernel), "--clone", "never", "--out", str(out), *MACHINE]
     watched = Watched(argv, "starting ", "stderr")
     begin = watched.begin
     with watched as started:
@@ -114,7 +114,7 @@ def exits_of_ours(folder, *options):
     """Exits to user space by device, from the first KVM_RUN to Hello."""
     out = folder / "out"
     # Only the boot counts: so short a scenario is inconclusive, or fails on a loaded machine.
-    done = nested(folder, KTSTR_VM, "--accel", "kvm", "--kernel", KERNEL, "--out", out, *MACHINE, "--duration", "100ms", *options,
+    done = nested(folder, KTSTR_VM, "--accel", "kvm", "--kernel", KERNEL, "--clone", "never", "--out", out, *MACHINE, "--duration", "100ms", *options,
                   expected=(0, 1, 21))
     if not (out / "latest").exists():
         sys.exit(f"bench: the nested run left no result: {done.stderr[-2000:]}")

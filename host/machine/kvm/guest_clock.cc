@@ -55,6 +55,15 @@
 // attempt to synchronize it with the other vCPUs' and changes nothing (kvm_synchronize_tsc()). Hence the
 // first vCPU is first written far away and then right, and the others follow it by that very rule. The time
 // between the calls is lost to the TSC, not to kvmclock, so kvm-clock goes forward by some microseconds.
+//
+// Another VM. A clone is a guest whose pause ends in a VM that was made meanwhile, perhaps days later and
+// after the host was started again, so the host's TSC says nothing and there is no offset to lower. What is
+// kept is what the guest could have read at the moment of step 1: its kvmclock, and each vCPU's TSC (offset
+// plus the host's TSC). The rest is the same: with "the host's TSC was 0 then, and the offset the guest's
+// TSC" the sum of step 5 is the offset that makes the guest's TSC go on where it stood, less what
+// KVM_SET_CLOCK has let kvmclock go on. The lines that lie in guest memory are those of the moment of saving
+// and still right. A new VM has a master clock by the time of step 4 because KVM_SET_CLOCK works it out, and
+// all vCPUs have got the same TSC when they were made.
 #include "host/machine/kvm/guest_clock.h"
 
 #include <utility>
@@ -131,12 +140,41 @@ bool GuestClock::hold_offsets(std::span<const Vcpu> vcpus) {
   return true;
 }
 
+Expected<GuestTimes> GuestClock::times(std::span<const Vcpu> vcpus) const {
+  if (held_ == Held::kNothing)
+    return fail(ErrorCode::kHost, "this host's KVM does not tell the guest's clock");
+  GuestTimes times = {.kvmclock = moment_.kvmclock, .vcpus = {}};
+  for (std::size_t cpu = 0; cpu < vcpus.size(); ++cpu) {
+    GuestTimes::Vcpu& one = times.vcpus.emplace_back();
+    if (held_ == Held::kClockAndTsc || held_ == Held::kElsewhere) {
+      one = {.tsc = vcpus_[cpu].tsc_offset + moment_.host_tsc, .deadline = vcpus_[cpu].deadline};
+    } else if (held_ == Held::kClockAndTscByValue) {
+      one = {.tsc = tsc_, .deadline = vcpus_[cpu].deadline};
+    } else {
+      auto tsc = vcpus[cpu].msr(kMsrTsc);
+      if (!tsc) return propagate(std::move(tsc.error()), "reading a vCPU's TSC");
+      one = {.tsc = *tsc, .deadline = vcpus[cpu].msr(kMsrTscDeadline).value_or(0)};
+    }
+  }
+  return times;
+}
+
+void GuestClock::hold_times(const GuestTimes& times) {
+  held_ = Held::kElsewhere;
+  moment_ = {.kvmclock = times.kvmclock, .host_tsc = 0};
+  vcpus_.clear();
+  for (const GuestTimes::Vcpu& vcpu : times.vcpus)
+    vcpus_.push_back({.tsc_offset = vcpu.tsc, .deadline = vcpu.deadline});
+}
+
 Expected<void> GuestClock::release(Vm& vm, std::span<Vcpu> vcpus) {
   const Held held = std::exchange(held_, Held::kNothing);
   if (held == Held::kNothing) return {};
   if (auto set = vm.set_clock(moment_.kvmclock); !set) return set;
   if (held != Held::kClock) {
-    auto set = held == Held::kClockAndTsc ? set_back_tsc(vm, vcpus) : write_tsc(vcpus);
+    auto set = held == Held::kElsewhere     ? go_on_elsewhere(vm, vcpus)
+               : held == Held::kClockAndTsc ? set_back_tsc(vm, vcpus)
+                                            : write_tsc(vcpus);
     if (!set) return set;
     for (std::size_t cpu = 0; cpu < vcpus.size(); ++cpu) {
       if (vcpus_[cpu].deadline == 0) continue;
@@ -158,6 +196,19 @@ Expected<void> GuestClock::set_back_tsc(const Vm& vm, std::span<Vcpu> vcpus) con
                                     khz ? static_cast<std::uint64_t>(*khz) : 0);
   for (std::size_t cpu = 0; cpu < vcpus.size(); ++cpu) {
     if (auto set = set_tsc_offset(vcpus[cpu], vcpus_[cpu].tsc_offset - gap); !set) return set;
+  }
+  return {};
+}
+
+Expected<void> GuestClock::go_on_elsewhere(const Vm& vm, std::span<Vcpu> vcpus) const {
+  const auto now = vm.clock();
+  const bool with_offsets = may_set_offsets_ && now && (now->flags & KVM_CLOCK_HOST_TSC) != 0 &&
+                            tsc_offset(vcpus.front()).has_value();
+  if (with_offsets) return set_back_tsc(vm, vcpus);
+  // For the same reason as in write_tsc().
+  if (auto set = vcpus.front().set_msr(kMsrTsc, vcpus_.front().tsc_offset + kFarAway); !set) return set;
+  for (std::size_t cpu = 0; cpu < vcpus.size(); ++cpu) {
+    if (auto set = vcpus[cpu].set_msr(kMsrTsc, vcpus_[cpu].tsc_offset); !set) return set;
   }
   return {};
 }

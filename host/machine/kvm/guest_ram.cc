@@ -1,5 +1,6 @@
 #include "host/machine/kvm/guest_ram.h"
 
+#include <fcntl.h>
 #include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -10,13 +11,19 @@
 
 #include <fmt/core.h>
 
+#include "common/sparse_file.h"
 #include "common/units.h"
 #include "host/machine/kvm/guest_layout.h"
+#include "host/machine/kvm/ram_pages.h"
 
 namespace ktstr::kvm {
 namespace {
 
 constexpr std::uint64_t kPage = 4096;
+// A clone's mappings: of holes smaller than this the file's zeros are mapped, so that there are not too many
+// of them (vm.max_map_count is 65,530). A multiple of the processor's large pages.
+constexpr std::uint64_t kMapGrain = 2 * kMiB;
+constexpr std::uint64_t kMaxMappings = 4096;
 
 Expected<Mapping> map_node(std::uint64_t bytes, RamPages pages) {
   // Huge pages are reserved now: one that is not there when the guest touches it ends the process (SIGBUS).
@@ -59,6 +66,87 @@ Expected<GuestRam> GuestRam::create(std::span<const std::uint64_t> node_bytes, R
   return ram;
 }
 
+Expected<GuestRam> GuestRam::create_from(int file, std::span<const std::uint64_t> node_bytes,
+                                         RamPages pages) {
+  auto ram = create(node_bytes, pages);
+  if (!ram) return ram;
+  ram->snapshot_.reset(fcntl(file, F_DUPFD_CLOEXEC, 0));
+  if (!ram->snapshot_) return fail_errno(ErrorCode::kHost, "cannot keep the snapshot's RAM file");
+  std::uint64_t total = 0;
+  for (const std::uint64_t bytes : node_bytes) total += bytes;
+  // Before mapping: a page behind the file's end is there, and ends the process when it is touched.
+  struct stat st {};
+  if (fstat(file, &st) != 0) return fail_errno(ErrorCode::kHost, "cannot find the size of a snapshot's RAM");
+  if (static_cast<std::uint64_t>(st.st_size) != total)
+    return fail(
+        ErrorCode::kUsage,
+        fmt::format("the snapshot's RAM file has {} bytes, and this guest's memory {}", st.st_size, total));
+  std::uint64_t offset = 0;
+  for (Mapping& node : ram->nodes_) {
+    if (auto mapped = ram->map_from(file, offset, node.mutable_bytes()); !mapped)
+      return std::unexpected(std::move(mapped.error()));
+    offset += node.size();
+  }
+  return ram;
+}
+
+Expected<void> GuestRam::map_from(int file, std::uint64_t offset, std::span<std::byte> to) {
+  const std::uint64_t grain = std::max(kMapGrain, to.size() / kMaxMappings / kMapGrain * kMapGrain);
+  return for_each_data_part(
+      file, offset, to.size(), grain, [&](std::uint64_t at, std::uint64_t size) -> Expected<void> {
+        const std::span<std::byte> part = to.subspan(at - offset, size);
+        if (pages_ == RamPages::kHuge) return copy_file(file, at, part);
+        void* const mapped = mmap(part.data(), part.size(), PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, file, static_cast<off_t>(at));
+        if (mapped == MAP_FAILED) return fail_errno(ErrorCode::kHost, "cannot map a snapshot's RAM");
+        madvise(mapped, part.size(), MADV_DONTDUMP);
+        mapped_bytes_ += part.size();
+        file_ranges_.push_back({part, at});
+        return {};
+      });
+}
+
+Expected<std::string> GuestRam::save(int file) const {
+  SparseWriter writer(file);
+  for (const Mapping& node : nodes_) {
+    auto saved = for_each_page_run(node.bytes(), [&](std::span<const std::byte> pages, bool touched) {
+      return touched ? writer.append(pages) : save_untouched(pages, writer);
+    });
+    if (!saved) return propagate(std::move(saved.error()), "writing guest RAM");
+  }
+  auto contents = writer.finish();
+  if (!contents) return propagate(std::move(contents.error()), "writing guest RAM");
+  return std::move(contents->checksum);
+}
+
+// Zeros, except where a file is mapped.
+Expected<void> GuestRam::save_untouched(std::span<const std::byte> pages, SparseWriter& writer) const {
+  const std::byte* const end = pages.data() + pages.size();
+  const std::byte* at = pages.data();
+  for (const FileRange& range : file_ranges_) {
+    const std::byte* const from = std::max(at, range.memory.data());
+    const std::byte* const to = std::min(end, range.memory.data() + range.memory.size());
+    if (from >= to) continue;
+    writer.skip(static_cast<std::uint64_t>(from - at));
+    const auto size = static_cast<std::uint64_t>(to - from);
+    // Not by reading the memory, which would make pages of the snapshot's holes.
+    auto saved =
+        snapshot_ ? writer.append_file(snapshot_.get(), size,
+                                       range.offset + static_cast<std::uint64_t>(from - range.memory.data()))
+                  : writer.append({from, size});
+    if (!saved) return saved;
+    at = to;
+  }
+  writer.skip(static_cast<std::uint64_t>(end - at));
+  return {};
+}
+
+std::vector<std::uint64_t> GuestRam::node_bytes() const {
+  std::vector<std::uint64_t> bytes;
+  for (const Mapping& node : nodes_) bytes.push_back(node.size());
+  return bytes;
+}
+
 std::vector<RamRegion> GuestRam::regions() {
   std::vector<RamRegion> regions;
   for (const RamPiece& piece : pieces_)
@@ -92,12 +180,14 @@ Expected<void> GuestRam::load_file(int file, std::uint64_t offset, std::uint64_t
   // file's.
   const std::uint64_t whole = size / kPage * kPage;
   const bool congruent = offset % kPage == 0 && reinterpret_cast<std::uintptr_t>(to.data()) % kPage == 0;
-  if (!congruent || pages_ != RamPages::kNormal || whole == 0) return copy_file(file, offset, to);
+  if (!congruent || pages_ != RamPages::kNormal || whole == 0 || snapshot_)
+    return copy_file(file, offset, to);
   void* const mapped = mmap(to.data(), whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
                             file, static_cast<off_t>(offset));
   if (mapped == MAP_FAILED) return copy_file(file, offset, to);
   madvise(mapped, whole, MADV_DONTDUMP);
   mapped_bytes_ += whole;
+  file_ranges_.push_back({to.first(whole), offset});
   return copy_file(file, offset + whole, to.subspan(whole));
 }
 

@@ -7,10 +7,14 @@
 #include <fmt/core.h>
 
 #include "common/units.h"
+#include "common/xxh3.h"
 #include "host/machine/kvm/acpi/acpi_tables.h"
 #include "host/machine/kvm/boot_params.h"
 #include "host/machine/kvm/guest_layout.h"
 #include "host/machine/kvm/kernel_loader.h"
+#include "host/machine/kvm/kvm_state.h"
+#include "host/machine/kvm/state_file.h"
+#include "proto/kvm_state.pb.h"
 
 namespace ktstr::kvm {
 namespace {
@@ -41,26 +45,62 @@ class GuestBuilder {
                const GuestCallbacks& callbacks)
       : spec_(spec), command_line_(command_line), pages_(pages), callbacks_(callbacks) {}
 
-  // The boot sequence.
+  // The boot sequence, and how a clone comes up.
   Expected<std::unique_ptr<KvmGuest>> build() {
-    if (auto made = make_vm_and_memory(); !made) return std::unexpected(std::move(made.error()));
-    for (const auto step :
-         {&GuestBuilder::check_vcpu_limits, &GuestBuilder::connect_memory, &GuestBuilder::make_interrupt_chip,
-          &GuestBuilder::load_kernel_files, &GuestBuilder::write_acpi_tables, &GuestBuilder::plug_in_serial,
-          &GuestBuilder::plug_in_power, &GuestBuilder::plug_in_console, &GuestBuilder::make_vcpus,
-          &GuestBuilder::collect_serial_writes}) {
+    using Step = Expected<void> (GuestBuilder::*)();
+    static constexpr Step kBoot[] = {&GuestBuilder::make_vm_and_memory,   &GuestBuilder::check_vcpu_limits,
+                                     &GuestBuilder::connect_memory,       &GuestBuilder::make_interrupt_chip,
+                                     &GuestBuilder::load_kernel_files,    &GuestBuilder::write_acpi_tables,
+                                     &GuestBuilder::plug_in_serial,       &GuestBuilder::plug_in_power,
+                                     &GuestBuilder::plug_in_console,      &GuestBuilder::make_vcpus,
+                                     &GuestBuilder::collect_serial_writes};
+    static constexpr Step kClone[] = {
+        &GuestBuilder::read_snapshot,  &GuestBuilder::make_vm_and_memory,   &GuestBuilder::check_vcpu_limits,
+        &GuestBuilder::connect_memory, &GuestBuilder::make_interrupt_chip,  &GuestBuilder::plug_in_serial,
+        &GuestBuilder::plug_in_power,  &GuestBuilder::plug_in_console,      &GuestBuilder::make_vcpus,
+        &GuestBuilder::load_snapshot,  &GuestBuilder::collect_serial_writes};
+    for (const Step step : spec_.snapshot ? std::span<const Step>(kClone) : std::span<const Step>(kBoot)) {
       if (auto done = (this->*step)(); !done) return std::unexpected(std::move(done.error()));
     }
     return std::move(guest_);
   }
 
  private:
+  // First: a snapshot that does not fit costs nothing.
+  Expected<void> read_snapshot() {
+    const auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
+    if (!sizes) return std::unexpected(sizes.error());
+    std::vector<std::uint32_t> ids;
+    for (std::uint32_t cpu = 0; cpu < spec_.topology.cpus(); ++cpu)
+      ids.push_back(apic_id(spec_.topology, cpu));
+    auto fits = read_kvm_state(spec_.snapshot->state.get(), state_);
+    if (fits) fits = check_kvm_state(state_, *sizes, ids, split_);
+    return fits ? fits : refuse_snapshot(std::move(fits.error()));
+  }
+
+  // Whatever is wrong with a snapshot is wrong with this host's cache: the user has asked for nothing that
+  // cannot be.
+  static std::unexpected<Error> refuse_snapshot(Error&& error) {
+    return propagate(std::move(error).with_code(ErrorCode::kHost), "loading a snapshot");
+  }
+
+  Expected<void> load_snapshot() {
+    auto times = load_kvm_state(*guest_, state_);
+    if (!times) return refuse_snapshot(std::move(times.error()));
+    guest_->times = *std::move(times);
+    // What was sent to the base is none of the clone's.
+    guest_->console->drop_unread();
+    return {};
+  }
+
   Expected<void> make_vm_and_memory() {
     auto vm = Vm::create();
     if (!vm) return std::unexpected(std::move(vm.error()));
     auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
     if (!sizes) return std::unexpected(std::move(sizes.error()));
-    auto ram = GuestRam::create(*sizes, pages_);
+    auto ram = spec_.snapshot ? GuestRam::create_from(spec_.snapshot->ram.get(), *sizes, pages_)
+                              : GuestRam::create(*sizes, pages_);
+    if (!ram && spec_.snapshot) return refuse_snapshot(std::move(ram.error()));
     if (!ram) return std::unexpected(std::move(ram.error()));
     guest_ = std::make_unique<KvmGuest>(*std::move(vm), *std::move(ram));
     return {};
@@ -72,7 +112,6 @@ class GuestBuilder {
   }
 
   Expected<void> make_interrupt_chip() {
-    split_ = max_apic_id(spec_.topology) > kMaxFullChipApicId;
     if (split_) plug_in_io_apic(*guest_);
     return guest_->vm.create_interrupt_chip(split_ ? Vm::Chip::kSplit : Vm::Chip::kFull);
   }
@@ -162,10 +201,10 @@ class GuestBuilder {
     for (std::uint32_t cpu = 0; cpu < topology.cpus(); ++cpu) {
       auto vcpu = Vcpu::create(guest_->vm, cpu, apic_id(topology, cpu));
       if (!vcpu) return std::unexpected(std::move(vcpu.error()));
-      if (auto set =
-              vcpu->set_up(make_cpuid(*supported, topology, cpu, options), cpu == 0 ? entry_ : 0, split_);
-          !set)
-        return propagate(std::move(set.error()), fmt::format("setting up vCPU {}", cpu));
+      const auto cpuid = make_cpuid(*supported, topology, cpu, options);
+      if (cpu == 0) guest_->cpuid_digest = Xxh3::hex_of(std::as_bytes(std::span(cpuid)));
+      auto set = spec_.snapshot ? vcpu->set_cpuid(cpuid) : vcpu->set_up(cpuid, cpu == 0 ? entry_ : 0, split_);
+      if (!set) return propagate(std::move(set.error()), fmt::format("setting up vCPU {}", cpu));
       guest_->statistics.emplace_back(vcpu->fd());
       guest_->vcpus.push_back(*std::move(vcpu));
     }
@@ -185,7 +224,8 @@ class GuestBuilder {
   const GuestCallbacks& callbacks_;
   std::unique_ptr<KvmGuest> guest_;
   std::uint64_t entry_ = 0;
-  bool split_ = false;
+  const bool split_ = max_apic_id(spec_.topology) > kMaxFullChipApicId;
+  v1::KvmState state_;  // of a clone
 };
 
 }  // namespace

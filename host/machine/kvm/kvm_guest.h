@@ -1,9 +1,11 @@
 // KvmGuest: all the parts of a kvm guest, built in the order in which a PC comes up: VM, memory, interrupt
-// chip, kernel and tables in memory, devices, vCPUs. What makes them run is KvmMachine.
+// chip, kernel and tables in memory, devices, vCPUs. A clone has its memory and the state of the others from
+// a snapshot (kvm_state.cc). What makes them run is KvmMachine.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +21,7 @@
 #include "host/machine/kvm/devices/serial_16550.h"
 #include "host/machine/kvm/devices/virtio_console.h"
 #include "host/machine/kvm/devices/virtio_mmio.h"
+#include "host/machine/kvm/guest_clock.h"
 #include "host/machine/kvm/guest_ram.h"
 #include "host/machine/kvm/vcpu.h"
 #include "host/machine/kvm/vcpu_statistics.h"
@@ -63,9 +66,12 @@ struct KvmGuest {
   std::vector<Vcpu> vcpus;
   std::vector<VcpuStatistics> statistics;  // of each vCPU
   CoalescedWrites coalesced{ports};        // to the serial port
+  std::string cpuid_digest;                // XXH3-128 of what the first vCPU was shown
+  std::optional<GuestTimes> times;         // of a clone: when it goes on
 };
 
-// Nothing runs yet. Errors: kUsage for what cannot be loaded; kHost.
+// Nothing runs yet. Errors: kUsage for what cannot be loaded; kHost, also for a snapshot that is damaged or
+// of another guest.
 Expected<std::unique_ptr<KvmGuest>> build_guest(const BootSpec& spec, std::string_view command_line,
                                                 RamPages pages, const GuestCallbacks& callbacks);
 

@@ -1,5 +1,6 @@
 #include "host/machine/kvm/kvm_machine.h"
 
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -9,16 +10,18 @@
 
 #include <fmt/core.h>
 
+#include "common/xxh3.h"
 #include "host/machine/host_resources.h"
 #include "host/machine/kvm/kvm_arguments.h"
+#include "host/machine/kvm/kvm_state.h"
+#include "host/machine/kvm/state_file.h"
+#include "proto/kvm_state.pb.h"
 
 namespace ktstr::kvm {
 namespace {
 
 using namespace std::chrono_literals;
 
-// How long the other vCPUs get to come when one has hit a trap or the guest has ended.
-constexpr auto kRendezvousLimit = 10s;
 // How long a character may lie in KVM's ring.
 constexpr auto kLookAtWrites = 100ms;
 // How long stop() waits for vCPUs before it takes what they have written.
@@ -74,9 +77,18 @@ Expected<void> KvmMachine::start() {
     stop();
     return propagate(std::move(built.error()), "starting the kvm machine");
   }
+  if (guest_->times) {
+    guest_clock_.hold_times(*guest_->times);
+    if (auto released = guest_clock_.release(guest_->vm, guest_->vcpus); !released) {
+      stop();
+      return propagate(std::move(released.error()), "starting a clone's clock");
+    }
+  }
   state_ = State::kRunning;
   threads_->go();
   arm_look_at_writes();
+  // For what the base's guest had left in its queues, and kicks for them that nobody has seen.
+  if (guest_->times) bell_.ring();
   return {};
 }
 
@@ -151,95 +163,41 @@ Expected<void> KvmMachine::resume() {
   return {};
 }
 
-Expected<void> KvmMachine::set_traps(std::vector<std::uint64_t> addresses) {
-  if (state_ == State::kEnded) return fail(ErrorCode::kHost, "cannot set traps: the machine has ended");
-  std::ranges::sort(addresses);
-  const auto same = std::ranges::unique(addresses);
-  addresses.erase(same.begin(), same.end());
-  if (addresses.size() > kMaxTraps)
-    return fail(ErrorCode::kHost,
-                fmt::format("{} traps are more than the {} there can be", addresses.size(), kMaxTraps));
-  if (state_ == State::kCreated) {
-    trap_addresses_ = std::move(addresses);
-    return {};
-  }
-  return change_traps([&] { trap_addresses_ = std::move(addresses); });
+Machine::SnapshotTerms KvmMachine::snapshot_terms() const {
+  std::string flags;
+  for (const std::string& flag : host_cpu_flags()) flags += flag + " ";
+  SnapshotTerms terms{.state_version = kKvmStateVersion,
+                      .host = {{"CPU", host_cpu_model()}, {"CPU flags", Xxh3::hex_of(flags)}}};
+  utsname names{};
+  if (::uname(&names) == 0) terms.host["kernel"] = names.release;
+  return terms;
 }
 
-Expected<void> KvmMachine::set_watchpoints(std::vector<Watchpoint> watchpoints) {
-  if (state_ == State::kEnded) return fail(ErrorCode::kHost, "cannot set watchpoints: the machine has ended");
-  if (watchpoints.size() > KvmTraps::kWatchpoints) {
-    return fail(ErrorCode::kUsage, fmt::format("{} watchpoints are more than the {} there can be",
-                                               watchpoints.size(), KvmTraps::kWatchpoints));
+Expected<std::string> KvmMachine::save(const SnapshotFiles& files) {
+  if (state_ != State::kPaused) return fail(ErrorCode::kHost, "only a paused guest can be saved");
+  if (!pause_.missing.empty())
+    return fail(ErrorCode::kHost, "cannot save the guest: not all vCPUs could be stopped");
+  {
+    const std::lock_guard lock(messages_mutex_);
+    if (std::ranges::any_of(messages_, [](const Message& message) { return message.end.has_value(); }))
+      return fail(ErrorCode::kHost, "cannot save the guest: it has just ended");
+    // The instruction is done, so that a clone would never tell of it.
+    if (std::ranges::any_of(messages_,
+                            [](const Message& message) { return message.hit && message.hit->watchpoint; }))
+      return fail(ErrorCode::kHost, "cannot save the guest: it has just written to what is watched");
   }
-  for (const Watchpoint& one : watchpoints) {
-    if ((one.size != 1 && one.size != 2 && one.size != 4 && one.size != 8) || one.address % one.size != 0)
-      return fail(ErrorCode::kUsage,
-                  fmt::format("no CPU can watch {} bytes at {:#x}: 1, 2, 4 or 8 at a multiple of that",
-                              one.size, one.address));
-  }
-  if (state_ == State::kCreated) {
-    watchpoints_ = std::move(watchpoints);
-    return {};
-  }
-  return change_traps([&] { watchpoints_ = std::move(watchpoints); });
-}
-
-Expected<void> KvmMachine::change_traps(const std::function<void()>& change) {
-  const bool was_running = state_ == State::kRunning;
-  if (was_running) {
-    const auto paused = pause(kRendezvousLimit);
-    if (!paused) return std::unexpected(paused.error());
-  }
-  if (pause_.missing.empty()) change();
-  auto applied = pause_.missing.empty()
-                     ? apply_traps()
-                     : fail(ErrorCode::kHost, "cannot set traps: not all vCPUs could be stopped");
-  if (was_running) {
-    if (auto resumed = resume(); !resumed) return resumed;
-  }
-  return applied;
-}
-
-Expected<void> KvmMachine::apply_traps() {
-  if (auto chosen = choose_trap_kind(); !chosen) return chosen;
-  // A kernel that has not run yet has no tracing sites.
-  traps_wait_ = state_ == State::kCreated && !traps_.port_traps(trap_addresses_, watchpoints_.size()).empty();
-  return traps_.set(guest_->vcpus, guest_->ram_view, trap_addresses_, watchpoints_, !traps_wait_);
-}
-
-void KvmMachine::look_for_sites(Vcpu& vcpu) {
-  if (!KvmTraps::sites_ready(vcpu, guest_->ram_view, traps_.port_traps(trap_addresses_, watchpoints_.size())))
-    return;
-  if (traps_wait_.exchange(false)) post({.cpu = vcpu.index()});
-}
-
-void KvmMachine::set_waiting_traps() {
-  const bool was_running = state_ == State::kRunning;
-  if (was_running) {
-    // Asked for with the message; but a pause and a resume may have come in between.
-    threads_->hold();
-    pause_ = threads_->wait_parked(kRendezvousLimit);
-    state_ = State::kPaused;
-    if (pause_.missing.empty()) hold_clock();
-  }
-  auto done = pause_.missing.empty()
-                  ? apply_traps()
-                  : fail(ErrorCode::kHost, "cannot set traps: not all vCPUs could be stopped");
-  if (done && was_running) done = resume();
-  if (!done) announce({.kind = MachineEvent::Kind::kPaused, .detail = done.error().to_string()});
-}
-
-Expected<void> KvmMachine::choose_trap_kind() {
-  if (!options_.traps) {
-    options_.traps = TrapKind::kBreakpoint;
-    if (const auto defect = breakpoint_defect(); !defect.empty()) {
-      options_.traps = TrapKind::kPort;
-      warnings_.push_back(defect + ": traps are written into the kernel's code");
-    }
-  }
-  traps_.set_kind(*options_.traps);
-  return {};
+  const auto times = guest_clock_.times(guest_->vcpus);
+  if (!times) return std::unexpected(times.error());
+  v1::KvmState state;
+  if (auto saved = save_kvm_state(*guest_, *times, state); !saved)
+    return std::unexpected(std::move(saved.error()));
+  if (auto written = write_kvm_state(state, files.state.get()); !written)
+    return std::unexpected(std::move(written.error()));
+  // Traps are the machine's, not the guest's.
+  traps_.lift(guest_->ram_view);
+  auto saved = guest_->ram.save(files.ram.get());
+  traps_.put_back(guest_->ram_view);
+  return saved;
 }
 
 void KvmMachine::stop() {
@@ -326,22 +284,6 @@ void KvmMachine::post(Message message) {
   bell_.ring();
 }
 
-void KvmMachine::keep_writes(std::span<const Message> messages) {
-  const std::lock_guard lock(messages_mutex_);
-  for (const Message& message : messages)
-    if (message.hit && message.hit->watchpoint) messages_.push_back(message);
-  if (messages_.empty() || state_ != State::kRunning || threads_->held()) return;
-  // Such a vCPU was let go just after it had asked all to stop.
-  threads_->hold();
-  bell_.ring();
-}
-
-bool KvmMachine::forget_hits() {
-  const std::lock_guard lock(messages_mutex_);
-  std::erase_if(messages_, [](const Message& message) { return message.hit && !message.hit->watchpoint; });
-  return std::ranges::any_of(messages_, [](const Message& message) { return message.hit.has_value(); });
-}
-
 void KvmMachine::on_bell() {
   if (!alive()) return;
   if (state_ == State::kRunning && !drain()) return;
@@ -400,21 +342,6 @@ void KvmMachine::drain_serial() {
   }
   if (!output.empty() && console_receiver_)
     console_receiver_(ConsolePort::kSerial, std::as_bytes(std::span(output)));
-}
-
-void KvmMachine::on_hit(const Message& message) {
-  pause_ = threads_->wait_parked(kRendezvousLimit);
-  state_ = State::kPaused;
-  if (pause_.missing.empty()) hold_clock();
-  const bool written = message.hit->watchpoint;
-  // One that has written is behind its instruction already.
-  if (!written) trapped_cpu_ = message.cpu;
-  announce({.kind = written ? MachineEvent::Kind::kWritten : MachineEvent::Kind::kTrapped,
-            .detail = fmt::format("vCPU {} {} {:#x}", message.cpu,
-                                  written ? "has written to" : "is at the trap", message.hit->address),
-            .cpu = message.cpu,
-            .address = message.hit->address,
-            .pause = pause_});
 }
 
 void KvmMachine::finish(const Message& message) {

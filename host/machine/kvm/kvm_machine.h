@@ -52,6 +52,7 @@ class KvmMachine final : public Machine {
   std::string_view kind() const override { return "kvm"; }
   const KernelCommandLine& command_line() const override { return command_line_; }
   Emulator emulator() const override { return {}; }
+  SnapshotTerms snapshot_terms() const override;
   std::vector<std::string> warnings() const override { return warnings_; }
 
   void set_console_receiver(ConsoleReceiver receiver) override { console_receiver_ = std::move(receiver); }
@@ -61,6 +62,7 @@ class KvmMachine final : public Machine {
   Expected<void> start() override;
   Expected<PauseReport> pause(std::chrono::nanoseconds limit) override;
   Expected<void> resume() override;
+  Expected<std::string> save(const SnapshotFiles& files) override;
   Expected<void> set_traps(std::vector<std::uint64_t> addresses) override;
   // Replaces all watchpoints: the guest stops after an instruction on any vCPU that has written there, with
   // the event kWritten. At most KvmTraps::kWatchpoints; each takes a debug register that a trap could have
@@ -101,6 +103,9 @@ class KvmMachine final : public Machine {
     std::optional<GuestEnd> end = std::nullopt;  // neither: the sites of the traps are there
     std::string detail = {};
   };
+
+  // How long the other vCPUs get to come when one has hit a trap or the guest has ended.
+  static constexpr std::chrono::seconds kRendezvousLimit{10};
 
   bool alive() const { return state_ == State::kRunning || state_ == State::kPaused; }
   Expected<void> build();

@@ -15,6 +15,7 @@ namespace ktstr::kvm {
 
 inline constexpr std::size_t kCountAndPadding = 8;  // of lists of CPUID leaves, MSRs, interrupt routes
 inline constexpr std::size_t kCountAlone = 4;       // of MSR numbers; length of the signal mask
+inline constexpr std::size_t kXsaveBytes = 4096;    // struct kvm_xsave
 
 }  // namespace ktstr::kvm
 
@@ -26,6 +27,9 @@ inline constexpr std::size_t kCountAlone = 4;       // of MSR numbers; length of
 #undef KVM_SET_SIGNAL_MASK
 #undef KVM_SET_CPUID2
 #undef KVM_GET_CPUID2
+#undef KVM_GET_XSAVE
+#undef KVM_SET_XSAVE
+#undef KVM_GET_XSAVE2
 #define KVM_GET_MSR_INDEX_LIST _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x02, ::ktstr::kvm::kCountAlone)
 #define KVM_GET_SUPPORTED_CPUID _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x05, ::ktstr::kvm::kCountAndPadding)
 #define KVM_SET_GSI_ROUTING _IOC(_IOC_WRITE, KVMIO, 0x6a, ::ktstr::kvm::kCountAndPadding)
@@ -34,3 +38,6 @@ inline constexpr std::size_t kCountAlone = 4;       // of MSR numbers; length of
 #define KVM_SET_SIGNAL_MASK _IOC(_IOC_WRITE, KVMIO, 0x8b, ::ktstr::kvm::kCountAlone)
 #define KVM_SET_CPUID2 _IOC(_IOC_WRITE, KVMIO, 0x90, ::ktstr::kvm::kCountAndPadding)
 #define KVM_GET_CPUID2 _IOC(_IOC_READ | _IOC_WRITE, KVMIO, 0x91, ::ktstr::kvm::kCountAndPadding)
+#define KVM_GET_XSAVE _IOC(_IOC_READ, KVMIO, 0xa4, ::ktstr::kvm::kXsaveBytes)
+#define KVM_SET_XSAVE _IOC(_IOC_WRITE, KVMIO, 0xa5, ::ktstr::kvm::kXsaveBytes)
+#define KVM_GET_XSAVE2 _IOC(_IOC_READ, KVMIO, 0xcf, ::ktstr::kvm::kXsaveBytes)

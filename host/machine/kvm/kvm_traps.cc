@@ -109,13 +109,13 @@ Expected<void> KvmTraps::set(std::vector<Vcpu>& vcpus, const GuestRamView& ram,
   }
   const auto ports = port_traps(instructions, writes.size());
   // A site is known by what the kernel has there.
-  for (const Site& site : sites_) ram.write(site.gpa, site.original);
+  lift(ram);
   std::vector<Site> sites;
   for (const std::uint64_t address : sites_ready ? ports : ports.first(0)) {
     auto site = find_site(vcpus, ram, address);
     if (!site) {
       // All stays as it was: the debug registers still have the old ones, whose hits must be known.
-      for (const Site& old : sites_) ram.write(old.gpa, kTrap);
+      put_back(ram);
       return std::unexpected(std::move(site.error()));
     }
     if (std::ranges::find(sites, site->site, &Site::site) == sites.end()) sites.push_back(*site);
@@ -123,8 +123,16 @@ Expected<void> KvmTraps::set(std::vector<Vcpu>& vcpus, const GuestRamView& ram,
   breakpoints_.assign(instructions.begin(), instructions.end() - static_cast<std::ptrdiff_t>(ports.size()));
   watchpoints_ = writes;
   sites_ = std::move(sites);
-  for (const Site& site : sites_) ram.write(site.gpa, kTrap);
+  put_back(ram);
   return set_registers(vcpus);
+}
+
+void KvmTraps::lift(const GuestRamView& ram) const {
+  for (const Site& site : sites_) ram.write(site.gpa, site.original);
+}
+
+void KvmTraps::put_back(const GuestRamView& ram) const {
+  for (const Site& site : sites_) ram.write(site.gpa, kTrap);
 }
 
 Expected<void> KvmTraps::set_registers(std::vector<Vcpu>& vcpus) {

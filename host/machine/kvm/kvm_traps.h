@@ -82,6 +82,10 @@ class KvmTraps {
   std::optional<TrapHit> debug_hit(Vcpu& vcpu) const;
   std::optional<TrapHit> port_hit(Vcpu& vcpu) const;
 
+  // Takes port traps out of guest memory, for somebody who keeps a copy of it, and puts them there again.
+  void lift(const GuestRamView& ram) const;
+  void put_back(const GuestRamView& ram) const;
+
   // Lets a vCPU whose hit was announced go past the instruction when it runs next.
   Expected<void> pass(Vcpu& vcpu, const GuestRamView& ram) const;
 

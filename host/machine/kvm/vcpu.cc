@@ -67,6 +67,7 @@ Expected<Vcpu> Vcpu::create(Vm& vm, std::uint32_t index, std::uint32_t id) {
   vcpu.shared_ = *std::move(shared);
   vcpu.run_ = reinterpret_cast<kvm_run*>(vcpu.shared_.mutable_bytes().data());
   vcpu.index_ = index;
+  vcpu.id_ = id;
   if ((static_cast<unsigned>(vm.capability(KVM_CAP_SYNC_REGS)) & KVM_SYNC_X86_REGS) != 0)
     vcpu.run_->kvm_valid_regs = KVM_SYNC_X86_REGS;
   return vcpu;

@@ -23,6 +23,7 @@ class Vcpu {
   static Expected<Vcpu> create(Vm& vm, std::uint32_t index, std::uint32_t id);
 
   std::uint32_t index() const { return index_; }
+  std::uint32_t id() const { return id_; }
   // What KVM shares with us: why it came back, and immediate_exit.
   kvm_run& run() const { return *run_; }
 
@@ -31,6 +32,9 @@ class Vcpu {
   // With `x2apic` its local APIC is in x2APIC mode, as firmware hands over where ids do not fit into 8 bits:
   // a kernel that is not sees no CPU with such an id (acpi_parse_x2apic()).
   Expected<void> set_up(std::span<const kvm_cpuid_entry2> cpuid, std::uint64_t entry, bool x2apic = false);
+
+  // What all other state depends on; set_up() does it too.
+  Expected<void> set_cpuid(std::span<const kvm_cpuid_entry2> cpuid);
 
   // KVM_RUN: 0, or the errno (EINTR for a signal or immediate_exit, EAGAIN for a vCPU that waits to be
   // started).
@@ -63,7 +67,6 @@ class Vcpu {
   int fd() const { return fd_.get(); }
 
  private:
-  Expected<void> set_cpuid(std::span<const kvm_cpuid_entry2> cpuid);
   Expected<void> set_msrs();
   Expected<void> set_local_interrupts();
   Expected<void> set_boot_registers(std::uint64_t entry);
@@ -74,6 +77,7 @@ class Vcpu {
   Mapping shared_;
   kvm_run* run_ = nullptr;
   std::uint32_t index_ = 0;
+  std::uint32_t id_ = 0;
   // Of the last exit, for other threads: KVM clears the shared page's reason when it runs again.
   struct Exit {
     std::uint32_t reason = 0;

@@ -144,6 +144,16 @@ Expected<std::vector<kvm_cpuid_entry2>> Vm::supported_cpuid() const {
   return fail(ErrorCode::kHost, "KVM_GET_SUPPORTED_CPUID has more than 4096 entries");
 }
 
+Expected<std::vector<std::uint32_t>> Vm::msr_numbers() const {
+  // E2BIG says how many there are.
+  std::vector<std::uint32_t> list(1 + 1024);
+  list[0] = 1024;
+  if (auto got = KVM_CALL(system_.get(), KVM_GET_MSR_INDEX_LIST, list.data()); !got)
+    return std::unexpected(std::move(got.error()));
+  const std::size_t count = std::min<std::size_t>(list[0], list.size() - 1);
+  return std::vector(list.begin() + 1, list.begin() + 1 + static_cast<std::ptrdiff_t>(count));
+}
+
 Expected<void> Vm::add_doorbell(std::uint64_t gpa, int eventfd) {
   kvm_ioeventfd doorbell = {};
   doorbell.addr = gpa;

@@ -47,6 +47,9 @@ class Vm {
   // KVM_GET_SUPPORTED_CPUID.
   Expected<std::vector<kvm_cpuid_entry2>> supported_cpuid() const;
 
+  // KVM_GET_MSR_INDEX_LIST: registers of a vCPU that should be saved with it.
+  Expected<std::vector<std::uint32_t>> msr_numbers() const;
+
   // Every write of 4 bytes to `gpa` adds 1 to the eventfd, without an exit to us.
   Expected<void> add_doorbell(std::uint64_t gpa, int eventfd);
   // A line that raises `gsi` by an edge.

@@ -26,6 +26,7 @@ struct ChildPlan {
   int output_fd = -1;
   int error_fd = -1;  // receives errno when something fails; closed by a successful exec
   pid_t parent = -1;
+  bool huge_pages = true;
 };
 
 [[noreturn]] void report_and_exit(int error_fd) {
@@ -48,6 +49,7 @@ void reset_signals() {
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0) report_and_exit(plan.error_fd);
   if (getppid() != plan.parent) _exit(127);
   setsid();
+  if (!plan.huge_pages) prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
   reset_signals();
   if (dup2(plan.null_fd, 0) < 0 || dup2(plan.output_fd, 1) < 0 || dup2(plan.output_fd, 2) < 0) {
     report_and_exit(plan.error_fd);
@@ -97,18 +99,8 @@ int exec_error(int fd) {
 
 }  // namespace
 
-std::string describe_exit(int wait_status) {
-  if (WIFEXITED(wait_status)) return fmt::format("exit code {}", WEXITSTATUS(wait_status));
-  if (WIFSIGNALED(wait_status)) {
-    const int number = WTERMSIG(wait_status);
-    const char* name = sigdescr_np(number);
-    return fmt::format("killed by signal {} ({})", number, name != nullptr ? name : "unknown");
-  }
-  return fmt::format("wait status {:#x}", wait_status);
-}
-
 Expected<ChildProcess> ChildProcess::spawn(const std::vector<std::string>& argv,
-                                           std::span<const InheritedFd> fds) {
+                                           std::span<const InheritedFd> fds, bool huge_pages) {
   int above = 3;
   for (const InheritedFd& fd : fds) above = std::max(above, fd.target + 1);
 
@@ -129,6 +121,7 @@ Expected<ChildProcess> ChildProcess::spawn(const std::vector<std::string>& argv,
   };
   ChildPlan plan;
   plan.parent = getpid();
+  plan.huge_pages = huge_pages;
   for (const auto& [from, to] :
        {std::pair{null_fd.get(), &plan.null_fd}, std::pair{output->write.get(), &plan.output_fd},
         std::pair{errors->write.get(), &plan.error_fd}}) {

@@ -24,15 +24,15 @@ struct InheritedFd {
   int target = -1;
 };
 
-// "exit code 1", "killed by signal 9 (Killed)", from a wait(2) status.
-std::string describe_exit(int wait_status);
-
 class ChildProcess {
  public:
   // Starts argv[0] (a path) in a session of its own, so that a Ctrl-C on our terminal does not reach it, with
   // standard input from /dev/null, standard output and error in one pipe, and otherwise only `fds`. Error
   // kHost when the process cannot be made or the program cannot be executed.
-  static Expected<ChildProcess> spawn(const std::vector<std::string>& argv, std::span<const InheritedFd> fds);
+  // Without `huge_pages` its memory is never backed by huge pages that nobody asked for (PR_SET_THP_DISABLE):
+  // slower by a little, but it has no more than what it touched.
+  static Expected<ChildProcess> spawn(const std::vector<std::string>& argv, std::span<const InheritedFd> fds,
+                                      bool huge_pages = true);
 
   ChildProcess(ChildProcess&& other) noexcept;
   ChildProcess& operator=(ChildProcess&& other) noexcept;

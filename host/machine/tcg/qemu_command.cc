@@ -7,10 +7,6 @@
 namespace ktstr {
 namespace {
 
-std::string fd_path(int fd) {
-  return fmt::format("/proc/self/fd/{}", fd);
-}
-
 class Arguments {
  public:
   explicit Arguments(std::string argv0) { argv_.push_back(std::move(argv0)); }
@@ -75,10 +71,18 @@ void add_memory(Arguments& args, const BootSpec& spec) {
   const std::string machine = "pc,smm=off,vmport=off,hpet=off";
   args.add("-M", nodes == 1 ? machine + ",memory-backend=ram0" : machine);
   args.add("-m", fmt::format("{}M", spec.memory_bytes / kMiB));
+  std::uint64_t offset = 0;
   for (std::uint32_t node = 0; node < nodes; ++node) {
-    args.add("-object",
-             fmt::format("memory-backend-file,id=ram{},size={}M,share=on,mem-path={}", node,
-                         sizes[node] / kMiB, fd_path(QemuFd::kFirstMemory + static_cast<int>(node))));
+    const std::string size = fmt::format("memory-backend-file,id=ram{},size={}M", node, sizes[node] / kMiB);
+    if (spec.snapshot) {
+      // The file is opened for reading, and mapped so that what the guest writes is QEMU's own.
+      args.add("-object", fmt::format("{},share=off,readonly=on,rom=off,offset={},mem-path={}", size, offset,
+                                      fd_path(QemuFd::kFirstMemory)));
+      offset += sizes[node];
+    } else {
+      args.add("-object", fmt::format("{},share=on,mem-path={}", size,
+                                      fd_path(QemuFd::kFirstMemory + static_cast<int>(node))));
+    }
   }
   if (nodes > 1) add_nodes(args, spec.topology);
 }
@@ -124,6 +128,10 @@ void add_ports(Arguments& args, bool deterministic) {
 
 }  // namespace
 
+std::string fd_path(int fd) {
+  return fmt::format("/proc/self/fd/{}", fd);
+}
+
 std::vector<std::string> qemu_command(const BootSpec& spec, const QemuCommandOptions& options) {
   Arguments args(options.binary);
   for (const std::string& folder : options.firmware_folders) args.add("-L", folder);
@@ -136,6 +144,7 @@ std::vector<std::string> qemu_command(const BootSpec& spec, const QemuCommandOpt
   // The guest does not run before we say so; and it does not vanish with its last bytes: a reset is a
   // shutdown, and a shutdown leaves QEMU stopped until we have read everything.
   args.add("-S");
+  if (spec.snapshot) args.add("-incoming", "defer");
   args.add("-action", "reboot=shutdown,shutdown=pause");
   args.add("-kernel", fd_path(QemuFd::kKernel));
   if (spec.initramfs) args.add("-initrd", fd_path(QemuFd::kInitramfs));

@@ -22,8 +22,13 @@ struct QemuFd {
   static constexpr int kKernel = 7;     // regular file
   static constexpr int kInitramfs = 8;  // regular file
   static constexpr int kGdb = 9;        // socket
-  static constexpr int kFirstMemory = 10;
+  static constexpr int kState = 10;     // regular file: devices and vCPUs of a snapshot
+  // One file each node; of a clone the only one, all nodes in it.
+  static constexpr int kFirstMemory = 11;
 };
+
+// Under which name the process opens a descriptor that it has inherited.
+std::string fd_path(int fd);
 
 // Name of the virtio-serial port that carries frames (/sys/class/virtio-ports/*/name in the guest).
 inline constexpr const char* kFramesPortName = "ktstr.frames";

@@ -1,6 +1,7 @@
 #include "host/machine/tcg/qemu_launch.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include <utility>
@@ -47,8 +48,15 @@ Expected<LaunchedQemu> launch_qemu(const BootSpec& spec, const std::vector<std::
   }
   auto sizes = node_memory(spec.topology, spec.memory_bytes);
   if (!sizes) return std::unexpected(std::move(sizes.error()));
-  auto memory = GuestMemoryFiles::create(*std::move(sizes));
-  if (!memory) return std::unexpected(std::move(memory.error()));
+  std::optional<GuestMemoryFiles> memory;
+  UniqueFd state;
+  if (!spec.snapshot) {
+    auto made = GuestMemoryFiles::create(*std::move(sizes));
+    if (!made) return std::unexpected(std::move(made.error()));
+    memory = *std::move(made);
+    state.reset(memfd_create("ktstr-guest-state", MFD_CLOEXEC));
+    if (!state) return fail_errno(ErrorCode::kHost, "cannot create a memory file for the guest's state");
+  }
 
   const bool deterministic = spec.deterministic.has_value();
   auto qmp = make_socket_pair();
@@ -65,14 +73,21 @@ Expected<LaunchedQemu> launch_qemu(const BootSpec& spec, const std::vector<std::
       {frames->theirs.get(), QemuFd::kFrames}, {spec.kernel.get(), QemuFd::kKernel},
   };
   if (spec.initramfs) fds.push_back({spec.initramfs.get(), QemuFd::kInitramfs});
+  fds.push_back({spec.snapshot ? spec.snapshot->state.get() : state.get(), QemuFd::kState});
   int next = QemuFd::kFirstMemory;
-  for (const UniqueFd& file : memory->files()) fds.push_back({file.get(), next++});
+  if (spec.snapshot) {
+    fds.push_back({spec.snapshot->ram.get(), next});
+  } else {
+    for (const UniqueFd& file : memory->files()) fds.push_back({file.get(), next++});
+  }
 
-  auto child = ChildProcess::spawn(argv, fds);
+  // Of its translations a clone has a few MiB; in huge pages they would be more (docs/snapshots.md).
+  auto child = ChildProcess::spawn(argv, fds, /*huge_pages=*/!spec.snapshot);
   if (!child) return std::unexpected(std::move(child.error()));
   // QEMU's ends are closed here, when `theirs` goes: otherwise a dead QEMU's sockets would never end.
   return LaunchedQemu{.child = std::move(*child),
-                      .memory = std::move(*memory),
+                      .memory = std::move(memory),
+                      .state = std::move(state),
                       .qmp = std::move(qmp->ours),
                       .gdb = std::move(gdb->ours),
                       .serial = std::move(serial->ours),

@@ -1,6 +1,7 @@
 // launch_qemu: starts the emulator of one machine and keeps our ends of everything that leads to it.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,9 +15,10 @@ namespace ktstr {
 
 struct LaunchedQemu {
   ChildProcess child;
-  GuestMemoryFiles memory;
-  UniqueFd qmp, gdb;             // connected stream sockets
-  UniqueFd serial, hvc, frames;  // the guest's ports; pipes or stream sockets
+  std::optional<GuestMemoryFiles> memory;  // nothing: a clone has its memory for itself
+  UniqueFd state;                          // QemuFd::kState
+  UniqueFd qmp, gdb;                       // connected stream sockets
+  UniqueFd serial, hvc, frames;            // the guest's ports; pipes or stream sockets
 };
 
 // `argv`: of qemu_command(spec, ...). The guest does not run yet. Errors (kHost): the host has too little

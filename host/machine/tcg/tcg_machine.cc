@@ -10,10 +10,14 @@
 #include <fmt/core.h>
 
 #include "common/quote.h"
+#include "common/sparse_file.h"
+#include "common/wait_status.h"
+#include "host/machine/host_resources.h"
 #include "host/machine/tcg/emulator_output.h"
 #include "host/machine/tcg/pc_memory.h"
 #include "host/machine/tcg/qemu_command.h"
 #include "host/machine/tcg/register_text.h"
+#include "host/machine/tcg/tcg_snapshot.h"
 
 namespace ktstr {
 namespace {
@@ -25,6 +29,7 @@ using Clock = std::chrono::steady_clock;
 // QEMU answers within milliseconds; on a host with a hundred of these machines it may take seconds.
 constexpr auto kStartLimit = seconds(60);
 constexpr auto kCommandLimit = seconds(20);
+constexpr auto kSaveLimit = seconds(60);
 constexpr auto kExitLimit = seconds(5);
 // For handing on what a guest has left behind.
 constexpr auto kSettleLimit = seconds(10);
@@ -120,7 +125,8 @@ Expected<void> TcgMachine::launch() {
   if (!qemu) return std::unexpected(std::move(qemu.error()));
   child_ = std::move(qemu->child);
   memory_ = std::move(qemu->memory);
-  ram_ = memory_->regions();
+  state_file_ = std::move(qemu->state);
+  if (memory_) ram_ = memory_->regions();
   return connect(*qemu);
 }
 
@@ -166,8 +172,52 @@ Expected<void> TcgMachine::begin_guest() {
   if (spec_.deterministic) {
     if (auto kept = keep_on_one_cpu(); !kept) return kept;
   }
+  if (spec_.snapshot) {
+    if (auto loaded = load_snapshot(); !loaded) return loaded;
+  }
   if (auto set = traps_.apply(kCommandLimit); !set) return set;
   return go_on();
+}
+
+Expected<void> TcgMachine::load_snapshot() {
+  if (auto loaded = load_devices(*qmp_, kStartLimit); !loaded) return loaded;
+  const auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
+  if (!sizes) return std::unexpected(sizes.error());
+  auto ram = private_ram(*qmp_, child_->pid(), *sizes, kCommandLimit);
+  if (!ram) return std::unexpected(std::move(ram.error()));
+  ram_ = *std::move(ram);
+  return {};
+}
+
+// The state is in QEMU's format, for which the emulator's version stands. A guest's TSC is the host's.
+Machine::SnapshotTerms TcgMachine::snapshot_terms() const {
+  return {.state_version = 1, .host = {{"CPU", host_cpu_model()}}};
+}
+
+Expected<std::string> TcgMachine::save(const SnapshotFiles& files) {
+  if (spec_.deterministic)
+    return fail(ErrorCode::kUsage,
+                "a deterministic guest cannot be saved: clones of it are not deterministic");
+  if (spec_.snapshot)
+    return fail(ErrorCode::kUsage, "a clone is not saved again: its memory is its emulator's");
+  if (!qemu_.multi_thread_safe())
+    return fail(ErrorCode::kUsage,
+                fmt::format("QEMU {} cannot save a guest to a file, QEMU 10 can", qemu_.version));
+  if (state_ != State::kPaused) return fail(ErrorCode::kHost, "only a paused guest can be saved");
+  const auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
+  if (!sizes) return std::unexpected(sizes.error());
+  auto saved = save_devices(*qmp_, kSaveLimit);
+  handle_events_later();
+  if (saved) saved = copy_file(state_file_.get(), files.state.get());
+  if (!saved) return std::unexpected(std::move(saved.error()));
+  SparseWriter ram(files.ram.get());
+  for (std::size_t node = 0; node < sizes->size(); ++node) {
+    if (auto copied = ram.append_file(memory_->files()[node].get(), (*sizes)[node]); !copied)
+      return propagate(std::move(copied.error()), "writing guest RAM");
+  }
+  auto contents = ram.finish();
+  if (!contents) return propagate(std::move(contents.error()), "writing guest RAM");
+  return std::move(contents->checksum);
 }
 
 Expected<void> TcgMachine::keep_on_one_cpu() {
@@ -354,7 +404,11 @@ void TcgMachine::settle() {
 void TcgMachine::finish(const MachineEvent& event) {
   settle();
   if (!alive()) return;
-  end_process();
+  if (spec_.snapshot && event.kind != MachineEvent::Kind::kDied) {
+    close_all();  // its RAM is in the emulator, which stands still until stop
+  } else {
+    end_process();
+  }
   state_ = State::kEnded;
   announce(event);
 }

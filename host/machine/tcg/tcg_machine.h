@@ -46,6 +46,7 @@ class TcgMachine : public Machine {
   std::string_view kind() const override { return "tcg"; }
   const KernelCommandLine& command_line() const override { return command_line_; }
   Emulator emulator() const override { return {qemu_.path, qemu_.version, argv_}; }
+  SnapshotTerms snapshot_terms() const override;
   std::vector<std::string> warnings() const override { return warnings_; }
 
   void set_console_receiver(ConsoleReceiver receiver) override { console_receiver_ = std::move(receiver); }
@@ -58,6 +59,7 @@ class TcgMachine : public Machine {
   Expected<void> set_traps(std::vector<std::uint64_t> addresses) override;
   void stop() override;
 
+  Expected<std::string> save(const SnapshotFiles& files) override;
   std::vector<RamRegion> ram() const override { return ram_; }
   Expected<VcpuRegisters> registers(std::uint32_t cpu) override;
   VcpuTime vcpu_time() const override { return clock_.read(); }
@@ -76,6 +78,7 @@ class TcgMachine : public Machine {
   Expected<void> connect(LaunchedQemu& qemu);
   Expected<void> begin_guest();
   Expected<void> keep_on_one_cpu();
+  Expected<void> load_snapshot();
   Expected<void> check_cpu_flags(const nlohmann::json& cpu);
   // What to say when QEMU did not come up.
   Error startup_error(Error&& error);
@@ -125,6 +128,7 @@ class TcgMachine : public Machine {
   std::optional<OneHostCpu> host_cpu_;  // of a deterministic guest
   std::optional<QmpClient> qmp_;
   std::optional<GuestMemoryFiles> memory_;
+  UniqueFd state_file_;  // where QEMU saves devices to; of a clone: none
   std::vector<RamRegion> ram_;
   std::vector<std::shared_ptr<StreamPort>> ports_;  // serial, hvc, frames, QEMU's own output
   std::string output_;                              // last words of QEMU

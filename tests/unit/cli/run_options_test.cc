@@ -23,6 +23,10 @@ void expect_equal(const RunRequest& a, const RunRequest& b) {
   EXPECT_EQ(a.scheduler, b.scheduler);
   EXPECT_EQ(a.scheduler_args, b.scheduler_args);
   EXPECT_EQ(a.scenario, b.scenario);
+  EXPECT_EQ(a.more_scenarios, b.more_scenarios);
+  EXPECT_EQ(a.repeat, b.repeat);
+  EXPECT_EQ(a.jobs, b.jobs);
+  EXPECT_EQ(a.clone, b.clone);
   EXPECT_EQ(a.cpus, b.cpus);
   EXPECT_EQ(a.topology, b.topology);
   EXPECT_EQ(a.cpu_flags, b.cpu_flags);
@@ -97,6 +101,25 @@ TEST(RunArguments, ValuesThatLookLikeSomethingElse) {
   request.append = {"--append", "-x", "run"};
   request.includes = {"-", "a,b"};
   expect_round_trip(request);
+}
+
+TEST(RunArguments, Series) {
+  RunRequest request;
+  request.kernel = "k";
+  request.more_scenarios = {"cpuset_isolation", "steady"};
+  request.repeat = 20;
+  request.jobs = 3;
+  request.clone = RunRequest::Clone::kAlways;
+  expect_round_trip(request);
+  request.more_scenarios.clear();
+  request.clone = RunRequest::Clone::kNever;
+  expect_round_trip(request);
+}
+
+TEST(RunArguments, NoJobsAreAMistake) {
+  EXPECT_THROW(parse({"--kernel=k", "--jobs=0"}), CLI::ValidationError);
+  EXPECT_THROW(parse({"--kernel=k", "--repeat=0"}), CLI::ValidationError);
+  EXPECT_THROW(parse({"--kernel=k", "--clone=perhaps"}), CLI::ValidationError);
 }
 
 TEST(RunArguments, SmallSeeds) {

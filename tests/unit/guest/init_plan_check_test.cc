@@ -59,5 +59,21 @@ TEST(RefusePlan, RefusesAScenarioThatIsMissingOrWrong) {
   EXPECT_EQ(refuse_plan(plan, 2), "the plan has no scenario");
 }
 
+TEST(RefusePlan, APlanMustGoOnWithTheSchedulerThatIsAttached) {
+  v1::RunPlan plan;
+  v1::SchedulerSpec attached;
+  attached.set_guest_path("/ktstr/bin/scx_simple");
+  attached.add_args("-f");
+  EXPECT_FALSE(refuse_other_scheduler(plan, attached).empty());
+  *plan.mutable_scheduler() = attached;
+  plan.mutable_scheduler()->set_host_path("elsewhere");
+  EXPECT_EQ(refuse_other_scheduler(plan, attached), "");
+  plan.mutable_scheduler()->add_args("-v");
+  EXPECT_FALSE(refuse_other_scheduler(plan, attached).empty());
+  *plan.mutable_scheduler() = attached;
+  plan.mutable_scheduler()->set_guest_path("/ktstr/bin/scx_lavd");
+  EXPECT_FALSE(refuse_other_scheduler(plan, attached).empty());
+}
+
 }  // namespace
 }  // namespace ktstr::guest

@@ -4,8 +4,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include <gtest/gtest.h>
 
+#include "common/read_file.h"
 #include "tests/unit/guest/init_pair.h"
 
 namespace ktstr::guest {
@@ -18,13 +21,44 @@ constexpr auto kLong = 60s;
 
 class InitSupervisorTest : public testing::Test {
  protected:
-  InitSupervisorTest() : supervisor_(*InitSupervisor::create(FramePort(host_.take_guest_fd()))) {}
+  InitSupervisorTest()
+      : supervisor_(
+            *InitSupervisor::create(FramePort(host_.take_guest_fd()), actions(), FileReceiver(folder_))) {}
+  ~InitSupervisorTest() override { std::filesystem::remove_all(folder_); }
+
+  CloneActions actions() {
+    return {.set_wall_clock = [this](std::chrono::nanoseconds time) -> Expected<> {
+              clock_set_to_ = time;
+              return {};
+            },
+            .reseed = [this](std::string_view seed) -> Expected<> {
+              seed_ = seed;
+              if (!reseeds_) return fail(ErrorCode::kHost, "no seed today");
+              return {};
+            }};
+  }
+  static v1::Frame clone_start() {
+    v1::Frame frame;
+    frame.mutable_clone_start()->set_nonce(std::string(16, 'n'));
+    frame.mutable_clone_start()->set_random_seed(std::string(32, 's'));
+    frame.mutable_clone_start()->set_realtime_ns(1'790'000'000'000'000'000U);
+    return frame;
+  }
+  static std::string make_folder() {
+    std::string path = (std::filesystem::temp_directory_path() / "ktstr-supervisor-XXXXXX").string();
+    if (::mkdtemp(path.data()) == nullptr) ::abort();
+    return path;
+  }
   static MonotonicTime soon() { return monotonic_now() + kLong; }
   void send_stop() {
     v1::Frame frame;
     frame.mutable_stop()->set_reason("enough");
     host_.send(frame);
   }
+  std::string folder_ = make_folder();
+  std::chrono::nanoseconds clock_set_to_{};
+  std::string seed_;
+  bool reseeds_ = true;
   test::HostEnd host_;
   std::unique_ptr<InitSupervisor> supervisor_;
 };
@@ -69,6 +103,7 @@ TEST_F(InitSupervisorTest, AGoneSchedulerComesFirst) {
 }
 
 TEST_F(InitSupervisorTest, TakesOnePlan) {
+  supervisor_->await_plan(v1::Waiting::PLAN);
   v1::Frame frame;
   frame.mutable_start_plan()->mutable_plan()->set_run_id("first");
   host_.send(frame);
@@ -77,9 +112,76 @@ TEST_F(InitSupervisorTest, TakesOnePlan) {
   supervisor_->wait_until(monotonic_now() + 1ms);
   const auto plan = supervisor_->take_plan();
   ASSERT_TRUE(plan);
-  EXPECT_EQ(plan->run_id(), "first");
+  EXPECT_EQ(plan->plan().run_id(), "first");
   EXPECT_FALSE(supervisor_->take_plan());
   EXPECT_EQ(supervisor_->warnings().size(), 1U);
+  // Unless it waits for another one.
+  supervisor_->await_plan(v1::Waiting::SCENARIO);
+  host_.send(frame);
+  supervisor_->wait_until(monotonic_now() + 1ms);
+  EXPECT_EQ(supervisor_->take_plan().value().plan().run_id(), "second");
+  const auto sent = host_.receive();
+  EXPECT_EQ(sent.front().waiting().what(), v1::Waiting::PLAN);
+  EXPECT_EQ(sent.back().waiting().what(), v1::Waiting::SCENARIO);
+}
+
+TEST_F(InitSupervisorTest, ACloneStartsItsStreamAnew) {
+  supervisor_->note("of the guest that was kept");
+  supervisor_->await_plan(v1::Waiting::PLAN);
+  host_.send(clone_start());
+  supervisor_->wait_until(monotonic_now() + 1ms);
+  supervisor_->note("of the clone");
+  EXPECT_EQ(clock_set_to_, 1'790'000'000s);
+  EXPECT_EQ(seed_, std::string(32, 's'));
+  const auto frames = host_.receive();
+  ASSERT_EQ(frames.size(), 4U);
+  EXPECT_EQ(frames[2].clone_ready().nonce(), std::string(16, 'n'));
+  EXPECT_EQ(frames[3].note().text(), "of the clone");
+  // The number of CloneReady is 0 again.
+  EXPECT_EQ(host_.stats().breaks, 1U);
+  EXPECT_EQ(supervisor_->port().frames_sent(), 2U);
+}
+
+TEST_F(InitSupervisorTest, WhatACloneCannotDoIsAWarning) {
+  reseeds_ = false;
+  supervisor_->await_plan(v1::Waiting::PLAN);
+  host_.send(clone_start());
+  supervisor_->wait_until(monotonic_now() + 1ms);
+  ASSERT_EQ(supervisor_->warnings().size(), 1U);
+  EXPECT_EQ(supervisor_->warnings()[0], "as a clone: no seed today");
+}
+
+TEST_F(InitSupervisorTest, OnlyAWaitingGuestBecomesAClone) {
+  host_.send(clone_start());
+  v1::Frame absurd = clone_start();
+  absurd.mutable_clone_start()->set_nonce("short");
+  supervisor_->wait_until(monotonic_now() + 1ms);
+  EXPECT_EQ(supervisor_->warnings().size(), 1U);
+  supervisor_->await_plan(v1::Waiting::PLAN);
+  host_.send(absurd);
+  supervisor_->wait_until(monotonic_now() + 1ms);
+  EXPECT_EQ(supervisor_->warnings().size(), 2U);
+  EXPECT_TRUE(seed_.empty());
+  for (const auto& frame : host_.receive()) EXPECT_FALSE(frame.has_clone_ready());
+}
+
+TEST_F(InitSupervisorTest, FilesComeBeforeThePlanAndAreAcknowledged) {
+  supervisor_->await_plan(v1::Waiting::PLAN);
+  v1::Frame frame;
+  frame.mutable_file()->set_path("/a/file");
+  frame.mutable_file()->set_size(5);
+  frame.mutable_file()->set_mode(0640);
+  host_.send(frame);
+  frame.mutable_file_data()->set_data("hel");
+  host_.send(frame);
+  supervisor_->wait_until(monotonic_now() + 1ms);
+  EXPECT_FALSE(supervisor_->files_problem().empty());
+  frame.mutable_file_data()->set_data("lo");
+  host_.send(frame);
+  supervisor_->wait_until(monotonic_now() + 1ms);
+  EXPECT_EQ(supervisor_->files_problem(), "");
+  EXPECT_EQ(read_file(folder_ + "/a/file", 100).value(), "hello");
+  EXPECT_EQ(host_.receive().back().file_progress().bytes(), 5U);
 }
 
 TEST_F(InitSupervisorTest, StrangeFramesAreWarnedOf) {

@@ -13,9 +13,9 @@
 
 #include <gtest/gtest.h>
 
+#include "common/file_stamp.h"
 #include "common/xxh3.h"
 #include "host/kernel/bytes.h"
-#include "host/kernel/file_stamp.h"
 #include "tests/unit/common/scratch_dir.h"
 #include "tests/unit/kernel/test_image.h"
 

@@ -8,6 +8,8 @@
 
 #include <gtest/gtest.h>
 
+#include "common/wait_status.h"
+
 namespace ktstr {
 namespace {
 
@@ -82,6 +84,17 @@ TEST(ChildProcess, DiesWithItsOwner) {
     EXPECT_EQ(::kill(pid, 0), 0);
   }
   EXPECT_EQ(::kill(pid, 0), -1);
+}
+
+TEST(ChildProcess, HugePagesCanBeForbidden) {
+  for (const bool huge_pages : {true, false}) {
+    auto child = ChildProcess::spawn({"/bin/sh", "-c", "grep -q '^THP_enabled:.*0$' /proc/self/status"}, {},
+                                     huge_pages);
+    ASSERT_TRUE(child) << child.error().to_string();
+    const auto status = child->reap(std::chrono::seconds(10));
+    ASSERT_TRUE(status);
+    EXPECT_EQ(describe_exit(*status), huge_pages ? "exit code 1" : "exit code 0");
+  }
 }
 
 TEST(ChildProcess, KillIsIdempotentAndSeen) {

@@ -51,7 +51,7 @@ TEST(QemuCommand, SmallMachine) {
   EXPECT_EQ(value(argv, "-smp"), "cpus=2,sockets=1,cores=2,threads=1");
   EXPECT_EQ(value(argv, "-m"), "512M");
   EXPECT_EQ(value(argv, "-object"),
-            "memory-backend-file,id=ram0,size=512M,share=on,mem-path=/proc/self/fd/10");
+            "memory-backend-file,id=ram0,size=512M,share=on,mem-path=/proc/self/fd/11");
   EXPECT_EQ(value(argv, "-kernel"), "/proc/self/fd/7");
   EXPECT_EQ(value(argv, "-initrd"), "/proc/self/fd/8");
   EXPECT_EQ(value(argv, "-append"), "console=ttyS0 a=b,c");
@@ -104,8 +104,8 @@ TEST(QemuCommand, EachLlcIsASocketAndEachNodeHasItsMemory) {
   EXPECT_EQ(value(argv, "-m"), "1001M");
   EXPECT_EQ(
       values(argv, "-object"),
-      (std::vector<std::string>{"memory-backend-file,id=ram0,size=500M,share=on,mem-path=/proc/self/fd/10",
-                                "memory-backend-file,id=ram1,size=501M,share=on,mem-path=/proc/self/fd/11"}));
+      (std::vector<std::string>{"memory-backend-file,id=ram0,size=500M,share=on,mem-path=/proc/self/fd/11",
+                                "memory-backend-file,id=ram1,size=501M,share=on,mem-path=/proc/self/fd/12"}));
   EXPECT_EQ(values(argv, "-numa"), (std::vector<std::string>{"node,nodeid=0,memdev=ram0,cpus=0-3",
                                                              "node,nodeid=1,memdev=ram1,cpus=4-11"}));
 }
@@ -123,9 +123,9 @@ TEST(QemuCommand, NodesOfDifferentSizeDistancesAndANodeWithoutCpus) {
   const auto argv = qemu_command(spec, {.binary = "/q"});
   EXPECT_EQ(
       values(argv, "-object"),
-      (std::vector<std::string>{"memory-backend-file,id=ram0,size=512M,share=on,mem-path=/proc/self/fd/10",
-                                "memory-backend-file,id=ram1,size=256M,share=on,mem-path=/proc/self/fd/11",
-                                "memory-backend-file,id=ram2,size=256M,share=on,mem-path=/proc/self/fd/12"}));
+      (std::vector<std::string>{"memory-backend-file,id=ram0,size=512M,share=on,mem-path=/proc/self/fd/11",
+                                "memory-backend-file,id=ram1,size=256M,share=on,mem-path=/proc/self/fd/12",
+                                "memory-backend-file,id=ram2,size=256M,share=on,mem-path=/proc/self/fd/13"}));
   EXPECT_EQ(
       values(argv, "-numa"),
       (std::vector<std::string>{"node,nodeid=0,memdev=ram0,cpus=0-1", "node,nodeid=1,memdev=ram1,cpus=2-5",
@@ -151,6 +151,21 @@ TEST(QemuCommand, ADeterministicMachineHasNoClockButItsOwnAndNothingThatTheHosts
 TEST(QemuCommand, AnOrdinaryMachineHasTheHostsClock) {
   const auto argv = qemu_command(small_spec(), {.binary = "/q"});
   for (const char* word : {"-icount", "-seed", "-rtc", "-netdev"}) EXPECT_FALSE(has(argv, word)) << word;
+}
+
+TEST(QemuCommand, ACloneMapsTheNodesOfOneFilePrivatelyAndWaitsForItsState) {
+  BootSpec spec = small_spec();
+  spec.topology = {.numa_nodes = 2, .llcs = 2, .cores_per_llc = 1, .threads_per_core = 1};
+  spec.snapshot.emplace();
+  const auto argv = qemu_command(
+      spec, {.binary = "/q", .firmware_folders = {}, .single_thread = false, .command_line = ""});
+  EXPECT_EQ(values(argv, "-object"),
+            (std::vector<std::string>{"memory-backend-file,id=ram0,size=256M,share=off,readonly=on,rom=off,"
+                                      "offset=0,mem-path=/proc/self/fd/11",
+                                      "memory-backend-file,id=ram1,size=256M,share=off,readonly=on,rom=off,"
+                                      "offset=268435456,mem-path=/proc/self/fd/11"}));
+  EXPECT_EQ(value(argv, "-incoming"), "defer");
+  EXPECT_TRUE(has(argv, "-S"));
 }
 
 }  // namespace

@@ -52,6 +52,9 @@ class FakeMachine : public Machine, private FrameLink {
     calls.push_back("traps " + std::to_string(traps.size()));
     return {};
   }
+  Expected<std::string> save(const SnapshotFiles&) override {
+    return fail(ErrorCode::kUsage, "nothing to save");
+  }
   void stop() override { calls.push_back("stop"); }
   std::vector<RamRegion> ram() const override {
     std::vector<RamRegion> regions;

@@ -105,6 +105,83 @@ TEST_F(SessionTest, AStreamThatStartsAnewIsABreak) {
   EXPECT_EQ(session.stats().lost(), 0U);
 }
 
+class CloneSessionTest : public SessionTest {
+ protected:
+  CloneSessionTest() {
+    ktstr::v1::GuestFacts facts;
+    facts.set_kernel_release("7.2");
+    session.expect_clone("nonce", facts);
+  }
+  static Frame ready(const std::string& nonce) {
+    Frame frame;
+    frame.mutable_clone_ready()->set_nonce(nonce);
+    return frame;
+  }
+  void answer() {
+    encoder = FrameEncoder();
+    send(ready("nonce"));
+  }
+};
+
+TEST_F(CloneSessionTest, WhatTheGuestThatWasKeptHasWrittenIsLeftOut) {
+  const std::string half = encoder.encode(note("half of this was sent before").SerializeAsString());
+  feed(std::string_view(half).substr(7));
+  send(note("stale"));
+  send(ready("another clone's"));
+  EXPECT_EQ(session.phase(), Session::Phase::kBooting);
+  EXPECT_EQ(session.guest_ns(), 0U);
+  answer();
+  EXPECT_EQ(session.phase(), Session::Phase::kPlanSent);
+  send(note("its own"));
+  Frame bye;
+  bye.mutable_bye()->set_frames(2);
+  send(bye);
+  EXPECT_EQ(session.guest().facts().kernel_release(), "7.2");
+  ASSERT_EQ(session.guest().warnings_size(), 1);
+  EXPECT_EQ(session.guest().warnings(0), "its own");
+  const auto stats = session.stats();
+  EXPECT_EQ(stats.frames(), 3U);
+  EXPECT_EQ(stats.lost() + stats.breaks() + stats.resyncs() + stats.skipped_bytes(), 0U);
+}
+
+TEST_F(CloneSessionTest, LossesBehindTheFirstFrameCount) {
+  send(note("stale"));
+  send(note("stale"));
+  answer();
+  static_cast<void>(encoder.encode("lost"));
+  send(note("own"));
+  EXPECT_EQ(session.stats().lost(), 1U);
+  Frame bye;
+  bye.mutable_bye()->set_frames(5);
+  send(bye);
+  EXPECT_EQ(session.missing_at_bye(), 3U);
+}
+
+TEST_F(CloneSessionTest, ACrashIsHeardAtAnyTime) {
+  Frame crash;
+  crash.mutable_init_crash()->set_reason("SIGSEGV");
+  send(crash);
+  EXPECT_TRUE(session.init_crash());
+}
+
+TEST_F(SessionTest, WaitingAndProgressArePassedOn) {
+  std::vector<int> waits;
+  std::uint64_t taken = 0;
+  Session listening({.on_hello = {},
+                     .on_waiting = [&](ktstr::v1::Waiting::For what) { waits.push_back(what); },
+                     .on_file_progress = [&](std::uint64_t bytes) { taken = bytes; },
+                     .on_scheduler_output = {},
+                     .on_event = {}});
+  Frame frame;
+  frame.mutable_waiting()->set_what(ktstr::v1::Waiting::SCENARIO);
+  std::string bytes = encoder.encode(frame.SerializeAsString());
+  frame.mutable_file_progress()->set_bytes(7);
+  bytes += encoder.encode(frame.SerializeAsString());
+  listening.feed(std::as_bytes(std::span(bytes)));
+  EXPECT_EQ(waits, std::vector<int>{ktstr::v1::Waiting::SCENARIO});
+  EXPECT_EQ(taken, 7U);
+}
+
 TEST_F(SessionTest, BehindAClosedGateNothingIsTaken) {
   std::vector<std::uint64_t> seen;
   session.set_frame_gate([&seen](std::string_view payload, const Frame& frame) {

@@ -77,7 +77,7 @@ TEST_F(Failures, AKernelThatNeverReachesInitIsExit10) {
 }
 
 TEST_F(Failures, ABootThatTakesTooLongIsExit10) {
-  const VmRun run = run_on("7.2", {"--boot-timeout", "300ms"});
+  const VmRun run = run_on("7.2", {"--boot-timeout", "300ms", "--clone", "never"});
   EXPECT_EQ(run.exit_code, 10) << run.describe();
   EXPECT_EQ(run.reason_kind(), "boot-timeout");
 }

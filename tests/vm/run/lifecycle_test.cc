@@ -18,10 +18,10 @@ class Lifecycle : public VmTest {
     VmTest::SetUp();
     if (kernel("7.2").empty()) GTEST_SKIP() << "not available: kernel 7.2";
   }
-  // A kernel argument that marks the processes of this test.
+  // A kernel argument that marks the processes of this test. A snapshot with it would serve nobody else.
   std::string marker() const { return "ktstr.test_marker=" + folder().filename().string(); }
   std::vector<std::string> marked(std::vector<std::string> arguments) const {
-    arguments.insert(arguments.end(), {"--append", marker()});
+    arguments.insert(arguments.end(), {"--append", marker(), "--clone", "never"});
     return arguments;
   }
   VmRun signalled(int signal, const std::string& when, std::vector<std::string> arguments) const {

@@ -118,7 +118,8 @@ TEST_F(Steady, RustyOn72DiesWithItsOwnMessage) {
 TEST_F(Ordinary, PassesWithKaslr) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
-  expect_pass(run_on("7.2", {"--scheduler", scheduler, "--kaslr", "--duration", "1s"}), "simple");
+  expect_pass(run_on("7.2", {"--scheduler", scheduler, "--kaslr", "--duration", "1s", "--clone", "never"}),
+              "simple");
 }
 
 TEST_F(Ordinary, TheGuestHasTheTopologyThatWasAskedFor) {

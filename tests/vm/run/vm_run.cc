@@ -112,6 +112,10 @@ VmRun VmTest::run(std::vector<std::string> arguments, const std::function<void(p
   // Only runs that name a kernel have a machine; a deterministic one is tcg's.
   if (on_kvm() && given("--kernel") && !given("--accel") && !given("--deterministic"))
     arguments.insert(arguments.end(), {"--accel", "kvm"});
+  // Tests that do not say otherwise go on from snapshots where that is possible.
+  const std::string clone = environment("KTSTR_TEST_CLONE");
+  if (!clone.empty() && given("--kernel") && !given("--clone") && !given("--deterministic"))
+    arguments.insert(arguments.end(), {"--clone", clone});
   arguments.insert(arguments.begin(), environment("KTSTR_VM"));
   if (std::find(arguments.begin(), arguments.end(), "--out") == arguments.end()) {
     arguments.insert(arguments.end(), {"--out", (folder_ / "out").string()});

@@ -49,7 +49,8 @@ class VmTest : public ::testing::Test {
   static std::string example_scheduler(const std::string& name);
   static std::string real_scheduler(const std::string& name);
 
-  // Runs ktstr-vm with `arguments` (and --out). `meanwhile` is called with its pid once it runs.
+  // Runs ktstr-vm with `arguments` (and --out, and --clone as KTSTR_TEST_CLONE has it). `meanwhile` is called
+  // with its pid once it runs.
   VmRun run(std::vector<std::string> arguments, const std::function<void(pid_t)>& meanwhile = {}) const;
   // The same for a kernel of `series`.
   VmRun run_on(const std::string& series, std::vector<std::string> arguments,

@@ -13,7 +13,12 @@
 #include <cstdint>
 #include <functional>
 
+#include "common/error.h"
 #include "host/machine/kvm/devices/bus.h"
+
+namespace ktstr::v1 {
+class I8042State;
+}
 
 namespace ktstr::kvm {
 
@@ -27,6 +32,10 @@ class I8042Reset : public BusDevice {
   std::string_view name() const override { return "i8042"; }
   void read(std::uint64_t offset, std::span<std::byte> data) override;
   void write(std::uint64_t offset, std::span<const std::byte> data) override;
+
+  // See device_state.cc.
+  void save(v1::I8042State& to) const;
+  Expected<void> load(const v1::I8042State& from);
 
  private:
   const std::function<void()> reset_;

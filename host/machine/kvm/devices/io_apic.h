@@ -20,7 +20,12 @@
 #include <mutex>
 #include <optional>
 
+#include "common/error.h"
 #include "host/machine/kvm/devices/bus.h"
+
+namespace ktstr::v1 {
+class IoApicState;
+}
 
 namespace ktstr::kvm {
 
@@ -60,6 +65,10 @@ class IoApic : public BusDevice {
   void set_line(std::uint32_t pin, bool high);
   // KVM_EXIT_IOAPIC_EOI: a CPU is done with this vector of a level-triggered interrupt. Any thread.
   void end_of_interrupt(std::uint8_t vector);
+
+  // See device_state.cc. load() sets the routes.
+  void save(v1::IoApicState& to);
+  Expected<void> load(const v1::IoApicState& from);
 
  private:
   struct Pin {

@@ -16,7 +16,12 @@
 #include <mutex>
 #include <string>
 
+#include "common/error.h"
 #include "host/machine/kvm/devices/bus.h"
+
+namespace ktstr::v1 {
+class SerialState;
+}
 
 namespace ktstr::kvm {
 
@@ -36,6 +41,12 @@ class Serial16550 : public BusDevice {
 
   // What the guest has written since the last call. Any thread.
   std::string take_output();
+  // Registers, and the output that nobody has taken; see device_state.cc for what these two promise.
+  void save(v1::SerialState& to) const;
+  Expected<void> load(const v1::SerialState& from);
+  // An edge, when the line is up: after load(), because one may have been on its way when it was saved.
+  void repeat_edge();
+
   // Bytes that were dropped, oldest first, because nobody took them. Any thread.
   std::uint64_t dropped() const;
 

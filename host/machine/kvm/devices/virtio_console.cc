@@ -110,6 +110,10 @@ std::size_t VirtioConsole::unread(std::size_t port) const {
   return port < ports_.size() ? ports_[port].unread.size() : 0;
 }
 
+void VirtioConsole::drop_unread() {
+  for (Port& port : ports_) port.unread = {};
+}
+
 void VirtioConsole::deliver() {
   for (Port& port : ports_) {
     if (port.received.empty()) continue;

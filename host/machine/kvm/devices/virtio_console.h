@@ -41,6 +41,10 @@
 #include "host/machine/kvm/devices/virtio_device.h"
 #include "host/machine/kvm/devices/virtqueue.h"
 
+namespace ktstr::v1 {
+class ConsoleState;
+}
+
 namespace ktstr::kvm {
 
 struct ConsoleSize {
@@ -96,6 +100,15 @@ class VirtioConsole : public VirtioDevice {
   Expected<void> send(std::size_t port, std::string_view bytes);
   // Bytes queued that the guest has not offered buffers for.
   std::size_t unread(std::size_t port) const;
+
+  // Throws away what send() has queued: the host's end of a clone starts anew, and its guest must not read
+  // what somebody has sent to another one. Only what is wholly unread; a driver's buffer that is filled
+  // already stays so.
+  void drop_unread();
+
+  // The ports; see device_state.cc. On the loop's thread, while no vCPU runs.
+  void save(v1::ConsoleState& to) const;
+  Expected<void> load(const v1::ConsoleState& from);
 
   std::string_view name() const override { return "virtio-console"; }
   std::uint32_t device_id() const override;

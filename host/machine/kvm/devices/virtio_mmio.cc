@@ -182,15 +182,17 @@ void VirtioMmio::write_status(std::uint32_t value) {
   requires_step(VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK);
   state_.status |= added;
 
-  if ((added & VIRTIO_CONFIG_S_FEATURES_OK) != 0) {
-    for (Virtqueue& queue : queues_) {
-      queue.set_features({.indirect = (state_.driver_features & bit(kFeatureIndirect)) != 0,
-                          .event_index = (state_.driver_features & bit(kFeatureEventIndex)) != 0});
-    }
-  }
+  if ((added & VIRTIO_CONFIG_S_FEATURES_OK) != 0) set_queue_features();
   if ((added & VIRTIO_CONFIG_S_DRIVER_OK) != 0 && running()) {
     device_.activate(state_.driver_features);
     needs_service_ = true;
+  }
+}
+
+void VirtioMmio::set_queue_features() {
+  for (Virtqueue& queue : queues_) {
+    queue.set_features({.indirect = (state_.driver_features & bit(kFeatureIndirect)) != 0,
+                        .event_index = (state_.driver_features & bit(kFeatureEventIndex)) != 0});
   }
 }
 

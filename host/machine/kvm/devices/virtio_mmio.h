@@ -26,10 +26,15 @@
 #include <string>
 #include <vector>
 
+#include "common/error.h"
 #include "host/machine/kvm/devices/bus.h"
 #include "host/machine/kvm/devices/guest_ram_view.h"
 #include "host/machine/kvm/devices/virtio_device.h"
 #include "host/machine/kvm/devices/virtqueue.h"
+
+namespace ktstr::v1 {
+class VirtioMmioState;
+}
 
 namespace ktstr::kvm {
 
@@ -76,6 +81,13 @@ class VirtioMmio : public BusDevice {
   std::optional<std::string> error() const;
   VirtioMmioState state() const;
 
+  // Registers and queues, without the device; see device_state.cc. RAM has to be loaded before.
+  void save(v1::VirtioMmioState& to) const;
+  Expected<void> load(const v1::VirtioMmioState& from);
+  // An edge, when the driver has an interrupt to acknowledge: after load(), because one may have been on its
+  // way when it was saved. Any thread without a lock of this.
+  void repeat_edge();
+
  private:
   std::uint32_t read_register(std::uint64_t offset) const;
   void write_register(std::uint64_t offset, std::uint32_t value);
@@ -83,6 +95,7 @@ class VirtioMmio : public BusDevice {
   void write_queue_register(std::uint64_t offset, std::uint32_t value);
   void set_queue_ready(std::size_t index, bool ready);
   void reset();
+  void set_queue_features();
   void fail(std::string what);
   void raise(std::uint32_t interrupt);
   std::uint64_t offered_features() const;

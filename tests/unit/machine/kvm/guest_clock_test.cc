@@ -136,6 +136,45 @@ INSTANTIATE_TEST_SUITE_P(Ways, GuestClockTest, testing::Values(Held::kClockAndTs
                            return way.param == Held::kClockAndTsc ? "ByOffset" : "ByValue";
                          });
 
+// What another VM had goes on in a new one, by either way of setting a TSC; the time between is nobody's.
+TEST(GuestClock, TimesGoOnInAnotherVm) {
+  NEEDS_KVM();
+  GuestTimes times;
+  {
+    TinyGuest base({.vcpus = 2});
+    GuestClock clock;
+    ASSERT_NE(clock.hold(base.guest->vm, base.guest->vcpus), Held::kNothing);
+    const auto got = clock.times(base.guest->vcpus);
+    ASSERT_TRUE(got) << got.error().to_string();
+    times = *got;
+  }
+  ASSERT_EQ(times.vcpus.size(), 2U);
+  std::this_thread::sleep_for(100ms);  // this is what is tested
+  for (const bool by_offset : {true, false}) {
+    TinyGuest other({.vcpus = 2});
+    const bool with_tsc = tsc_can_be_set(other);
+    GuestClock clock(by_offset);
+    clock.hold_times(times);
+    const auto again = clock.times(other.guest->vcpus);
+    ASSERT_TRUE(again);
+    EXPECT_EQ(*again, times);
+    const auto wall = std::chrono::steady_clock::now();
+    const std::uint64_t cycles = __rdtsc();
+    const auto released = clock.release(other.guest->vm, other.guest->vcpus);
+    ASSERT_TRUE(released) << released.error().to_string();
+    const Clock now = kvmclock(other);
+    const std::uint64_t now_tsc[] = {tsc(other, 0), tsc(other, 1)};
+    const std::uint64_t elapsed = __rdtsc() - cycles;
+    EXPECT_GE(now.ns, times.kvmclock);
+    EXPECT_LE(std::chrono::nanoseconds(now.ns - times.kvmclock),
+              std::chrono::steady_clock::now() - wall + 1ms);
+    for (std::size_t cpu = 0; with_tsc && cpu < 2; ++cpu) {
+      EXPECT_GE(now_tsc[cpu], times.vcpus[cpu].tsc) << cpu;
+      EXPECT_LE(now_tsc[cpu] - times.vcpus[cpu].tsc, elapsed) << cpu;
+    }
+  }
+}
+
 TEST(GuestClock, ReleaseOfWhatIsNotHeldDoesNothing) {
   NEEDS_KVM();
   TinyGuest guest;

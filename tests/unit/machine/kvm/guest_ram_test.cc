@@ -1,8 +1,11 @@
 #include "host/machine/kvm/guest_ram.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <iterator>
 
 #include <gtest/gtest.h>
 
@@ -151,6 +154,134 @@ TEST(GuestRam, MoreThanTheAddressSpaceIsRefused) {
   ASSERT_FALSE(ram);
   EXPECT_EQ(ram.error().code(), ErrorCode::kHost);
   EXPECT_NE(ram.error().to_string().find("guest RAM"), std::string::npos) << ram.error().to_string();
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Saving, and clones
+
+UniqueFd saved(const GuestRam& ram) {
+  UniqueFd file(memfd_create("ram", MFD_CLOEXEC));
+  const auto done = ram.save(file.get());
+  EXPECT_TRUE(done) << done.error().to_string();
+  return file;
+}
+
+std::uint64_t size_of(const UniqueFd& file) {
+  struct stat st {};
+  EXPECT_EQ(fstat(file.get(), &st), 0);
+  return static_cast<std::uint64_t>(st.st_size);
+}
+
+std::uint64_t blocks_of(const UniqueFd& file) {
+  struct stat st {};
+  EXPECT_EQ(fstat(file.get(), &st), 0);
+  return static_cast<std::uint64_t>(st.st_blocks) * 512;
+}
+
+void fill(std::span<std::byte> ram, const std::vector<std::uint8_t>& bytes) {
+  std::ranges::copy(std::as_bytes(std::span(bytes)), ram.begin());
+}
+
+TEST(GuestRamSave, NodesOneBehindTheOtherAndTheRestIsHoles) {
+  const std::vector<std::uint64_t> nodes = {4 * kMiB, 2 * kMiB};
+  GuestRam ram = make_ram(nodes);
+  const auto bytes = pattern(3 * kPage);
+  fill(ram.bytes(16 * kPage, 3 * kPage), bytes);
+  fill(ram.bytes(5 * kMiB, 3 * kPage), bytes);
+  // Touched, and still zeros.
+  for (std::uint64_t page = 100; page < 200; ++page) ram.bytes(page * kPage, 1)[0] = std::byte{0};
+  const UniqueFd file = saved(ram);
+  EXPECT_EQ(size_of(file), 6 * kMiB);
+  EXPECT_EQ(blocks_of(file), 6 * kPage);
+  std::vector<std::uint8_t> read(3 * kPage);
+  ASSERT_EQ(pread(file.get(), read.data(), read.size(), 5 * kMiB), static_cast<ssize_t>(read.size()));
+  EXPECT_EQ(read, bytes);
+
+  auto clone = GuestRam::create_from(file.get(), nodes, RamPages::kNormal);
+  ASSERT_TRUE(clone) << clone.error().to_string();
+  EXPECT_TRUE(equal(clone->bytes(16 * kPage, bytes.size()), bytes));
+  EXPECT_TRUE(equal(clone->bytes(5 * kMiB, bytes.size()), bytes));
+  EXPECT_TRUE(zero(clone->bytes(0, 16 * kPage)));
+  EXPECT_TRUE(zero(clone->bytes(19 * kPage, 4 * kMiB - 19 * kPage)));
+  EXPECT_EQ(clone->pieces(), ram.pieces());
+}
+
+// Pages of the kernel that nobody has touched are in its file only.
+TEST(GuestRamSave, UntouchedPagesOfALoadedFileAreSaved) {
+  GuestRam ram = make_ram({kMiB});
+  const auto bytes = pattern(8 * kPage + 100);
+  const UniqueFd kernel = file_of(bytes);
+  ASSERT_TRUE(ram.load_file(kernel.get(), 0, bytes.size(), 16 * kPage));
+  ASSERT_GT(ram.mapped_bytes(), 0U);
+  ram.bytes(20 * kPage, 1)[0] = std::byte{0xee};
+  const UniqueFd file = saved(ram);
+  std::vector<std::uint8_t> read(bytes.size());
+  ASSERT_EQ(pread(file.get(), read.data(), read.size(), 16 * kPage), static_cast<ssize_t>(read.size()));
+  auto expected = bytes;
+  expected[4 * kPage] = 0xee;
+  EXPECT_EQ(read, expected);
+}
+
+TEST(GuestRamSave, AClonesWritesAreItsOwnAndItsHolesStayHoles) {
+  const std::vector<std::uint64_t> nodes = {64 * kMiB};
+  GuestRam ram = make_ram(nodes);
+  const auto bytes = pattern(kPage);
+  fill(ram.bytes(0, kPage), bytes);
+  fill(ram.bytes(33 * kMiB, kPage), bytes);
+  const UniqueFd file = saved(ram);
+  const std::uint64_t before = blocks_of(file);
+  auto clone = GuestRam::create_from(file.get(), nodes, RamPages::kNormal);
+  ASSERT_TRUE(clone);
+  // Two grains of 2 MiB.
+  EXPECT_EQ(clone->mapped_bytes(), 4 * kMiB);
+  clone->bytes(0, 1)[0] = std::byte{0x77};
+  clone->bytes(50 * kMiB, 1)[0] = std::byte{0x77};
+  EXPECT_TRUE(zero(clone->bytes(40 * kMiB, kMiB)));
+  std::uint8_t in_file = 0;
+  ASSERT_EQ(pread(file.get(), &in_file, 1, 0), 1);
+  EXPECT_EQ(in_file, bytes[0]);
+  EXPECT_EQ(blocks_of(file), before);
+
+  // What the clone has not touched is saved from the file.
+  const UniqueFd second = saved(*clone);
+  EXPECT_EQ(blocks_of(second), 3 * kPage);
+  EXPECT_EQ(blocks_of(file), before);
+  auto grandchild = GuestRam::create_from(second.get(), nodes, RamPages::kNormal);
+  ASSERT_TRUE(grandchild);
+  EXPECT_EQ(grandchild->bytes(0, 1)[0], std::byte{0x77});
+  EXPECT_EQ(grandchild->bytes(50 * kMiB, 1)[0], std::byte{0x77});
+  EXPECT_TRUE(equal(grandchild->bytes(33 * kMiB, kPage), bytes));
+}
+
+TEST(GuestRamSave, AFileOfAnotherSizeIsRefused) {
+  for (const std::uint64_t size : {kMiB - kPage, kMiB + kPage, std::uint64_t{0}}) {
+    const UniqueFd file(memfd_create("ram", MFD_CLOEXEC));
+    ASSERT_EQ(ftruncate(file.get(), static_cast<off_t>(size)), 0);
+    const std::vector<std::uint64_t> nodes = {kMiB};
+    const auto clone = GuestRam::create_from(file.get(), nodes, RamPages::kNormal);
+    ASSERT_FALSE(clone) << size;
+    EXPECT_EQ(clone.error().code(), ErrorCode::kUsage);
+  }
+}
+
+// Data that lie scattered do not become a mapping each.
+TEST(GuestRamSave, ScatteredPagesAreMappedTogether) {
+  const std::vector<std::uint64_t> nodes = {16 * kMiB};
+  GuestRam ram = make_ram(nodes);
+  for (std::uint64_t page = 0; page < 16 * kMiB / kPage; page += 2)
+    ram.bytes(page * kPage, 1)[0] = std::byte{1};
+  const UniqueFd file = saved(ram);
+  EXPECT_EQ(blocks_of(file), 8 * kMiB);
+  const auto mappings = [] {
+    std::ifstream maps("/proc/self/maps");
+    return std::count(std::istreambuf_iterator<char>(maps), {}, '\n');
+  };
+  const auto before = mappings();
+  auto clone = GuestRam::create_from(file.get(), nodes, RamPages::kNormal);
+  ASSERT_TRUE(clone);
+  EXPECT_LE(mappings() - before, 2);
+  for (std::uint64_t page = 0; page < 16 * kMiB / kPage; ++page)
+    ASSERT_EQ(clone->bytes(page * kPage, 1)[0], std::byte(page % 2 == 0 ? 1 : 0)) << page;
 }
 
 }  // namespace

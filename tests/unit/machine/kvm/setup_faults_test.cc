@@ -1,6 +1,5 @@
 // What the host may refuse while a machine is made: each ends start() with an error that says what is
 // missing, and leaves nothing behind. What changes the process happens in a child of its own.
-#include <elf.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/kvm.h>
@@ -19,46 +18,15 @@
 #include <gtest/gtest.h>
 
 #include "host/machine/kvm/kvm_machine.h"
-#include "tests/unit/machine/kvm/temp_file.h"
 #include "tests/unit/machine/kvm/tiny_guest.h"
+#include "tests/unit/machine/kvm/tiny_machine.h"
 
 namespace ktstr::kvm::tiny {
 namespace {
 
-constexpr std::uint64_t kKernel = 16 * kMiB;
-constexpr std::uint64_t kMemory = 64 * kMiB;
-
 // A kernel that writes a letter and switches the power off.
-UniqueFd make_kernel() {
-  MachineCode code(kKernel);
-  code.out8(0x3f8, 'k').power_off();
-  Elf64_Ehdr header = {};
-  std::memcpy(header.e_ident, ELFMAG, SELFMAG);
-  header.e_ident[EI_CLASS] = ELFCLASS64;
-  header.e_machine = EM_X86_64;
-  header.e_phentsize = sizeof(Elf64_Phdr);
-  header.e_phnum = 1;
-  header.e_phoff = sizeof(header);
-  header.e_entry = kKernel;
-  Elf64_Phdr segment = {};
-  segment.p_type = PT_LOAD;
-  segment.p_offset = 4096;
-  segment.p_paddr = kKernel;
-  segment.p_filesz = segment.p_memsz = 4096;
-  std::vector<std::uint8_t> bytes(8192);
-  put_value(bytes, 0, header);
-  put_value(bytes, sizeof(header), segment);
-  std::copy(code.bytes().begin(), code.bytes().end(), bytes.begin() + 4096);
-  return file_of(bytes);
-}
-
 BootSpec make_spec(std::uint32_t cpus) {
-  BootSpec spec;
-  spec.kernel = make_kernel();
-  spec.kernel_is_elf = true;
-  spec.memory_bytes = kMemory;
-  spec.topology.cores_per_llc = cpus;
-  return spec;
+  return tiny_spec(MachineCode(kKernel).out8(0x3f8, 'k').power_off(), cpus);
 }
 
 // Runs `body` in a child and returns what it says.

@@ -6,49 +6,18 @@
 
 #include "host/machine/kvm/guest_layout.h"
 #include "tests/unit/machine/kvm/tiny_guest.h"
+#include "tests/unit/machine/kvm/virtio_driver.h"
 
 namespace ktstr::kvm::tiny {
 namespace {
 
-// Registers (virtio 1.2, 4.2.2) and bits of the status.
-constexpr std::uint64_t kDriverFeatures = 0x20, kDriverFeaturesSel = 0x24, kQueueSel = 0x30, kQueueNum = 0x38,
-                        kQueueReady = 0x44, kQueueNotify = 0x50, kStatus = 0x70, kQueueDesc = 0x80,
-                        kQueueDriver = 0x90, kQueueDevice = 0xa0;
-constexpr std::uint32_t kAcknowledge = 1, kDriver = 2, kDriverOk = 4, kFeaturesOk = 8, kNeedsReset = 64;
-constexpr std::uint64_t kDescriptors = 0x200000, kAvailable = 0x201000, kUsed = 0x202000, kBuffer = 0x203000;
-constexpr std::uint32_t kQueueSize = 4;
-constexpr std::uint32_t kOutputQueue = 1;
+constexpr std::uint32_t kNeedsReset = 64;
 constexpr std::uint16_t kNext = 1, kWrite = 2, kIndirect = 4;
-
-struct Queue {
-  std::uint64_t descriptors = kDescriptors, available = kAvailable, used = kUsed;
-  std::uint32_t size = kQueueSize;
-};
 
 // What a well-behaved driver does, with the addresses that are given, and one kick.
 MachineCode driver(const Queue& queue) {
   MachineCode code(kCode);
-  const auto set = [&code](std::uint64_t at, std::uint32_t value) {
-    code.store32(kVirtioMmioGpa + at, value);
-  };
-  const auto set_address = [&set](std::uint64_t at, std::uint64_t value) {
-    set(at, static_cast<std::uint32_t>(value));
-    set(at + 4, static_cast<std::uint32_t>(value >> 32));
-  };
-  set(kStatus, kAcknowledge);
-  set(kStatus, kAcknowledge | kDriver);
-  set(kDriverFeaturesSel, 1);
-  set(kDriverFeatures, 1);  // VERSION_1
-  set(kStatus, kAcknowledge | kDriver | kFeaturesOk);
-  set(kQueueSel, kOutputQueue);
-  set(kQueueNum, queue.size);
-  set_address(kQueueDesc, queue.descriptors);
-  set_address(kQueueDriver, queue.available);
-  set_address(kQueueDevice, queue.used);
-  set(kQueueReady, 1);
-  set(kStatus, kAcknowledge | kDriver | kFeaturesOk | kDriverOk);
-  set(kQueueNotify, kOutputQueue);
-  return code.power_off();
+  return write_driver(code, queue).power_off();
 }
 
 class Virtqueues : public testing::Test {

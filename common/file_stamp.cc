@@ -1,4 +1,4 @@
-#include "host/kernel/file_stamp.h"
+#include "common/file_stamp.h"
 
 #include <sys/stat.h>
 
