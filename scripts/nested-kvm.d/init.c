@@ -11,7 +11,8 @@
 //                           the start of the first command
 //   nested.status           lines for the script: "booted S", "kvm yes|no", "exit N CODE SECONDS",
 //                           "signal N NUMBER SECONDS", "timeout N 0 SECONDS", "noexec N ERRNO",
-//                           "fault TEXT", "done"
+//                           "fault TEXT", "done"; and "alive S" every two seconds, by which watch.py knows that
+//                           L1 has not died without a word
 //
 // The plan is a list of records KEY=VALUE, each ended by a zero byte: clock (seconds since 1970), limit
 // (seconds after the start of the first command at which commands are stopped), module, cwd, bring, env, arg,
@@ -45,6 +46,7 @@ enum { kMaxWords = 1024, kMaxBring = 64, kMaxPath = 4096 };
 static const double kGraceSeconds = 15;
 // Something that a finished command left running may hold its output open this long.
 static const double kDrainSeconds = 2;
+static const double kAliveSeconds = 2;
 
 static int status_port = -1;
 
@@ -84,6 +86,13 @@ __attribute__((format(printf, 1, 2))) static void tell(const char* format, ...) 
   if (size > (int)sizeof line - 2) size = (int)sizeof line - 2;
   line[size++] = '\n';
   write_all(status_port >= 0 ? status_port : STDERR_FILENO, line, (size_t)size);
+}
+
+static void tell_alive(double now) {
+  static double last = 0;
+  if (now < last + kAliveSeconds) return;
+  last = now;
+  tell("alive %.1f", now);
 }
 
 __attribute__((noreturn)) static void switch_off(void) {
@@ -270,6 +279,7 @@ static void run(int number, char** words, char** environment, const char* cwd, d
     const bool was_ended = command.ended;
     reap(&command);
     const double now = uptime();
+    tell_alive(now);
     if (command.ended && !was_ended) ended_at = now;
     if (command.ended && now > ended_at + kDrainSeconds) break;
     if (!command.ended && !asked && now > limit) {
@@ -331,7 +341,10 @@ static void send_files(char** folders, int count) {
     _exit(127);
   }
   int status = 0;
-  waitpid(pid, &status, 0);
+  while (waitpid(pid, &status, WNOHANG) == 0) {
+    tell_alive(uptime());
+    nap(5);
+  }
   if (status != 0) tell("fault tar could not send the files (wait status %d)", status);
   close(port);
 }

@@ -1,11 +1,14 @@
 #include "tests/vm/machine/machine_harness.h"
 
+#include <algorithm>
 #include <cstdlib>
 
+#include <fmt/core.h>
 #include <gtest/gtest.h>
 
 #include "host/boot/initramfs.h"
 #include "host/boot/module_closure.h"
+#include "host/kernel/symbol_sources.h"
 
 namespace ktstr::test {
 
@@ -121,6 +124,43 @@ std::optional<MachineEvent> MachineUnderTest::run_to_end() {
   if (!run_until(ended)) return std::nullopt;
   if (events.empty()) return std::nullopt;
   return events.back();
+}
+
+std::string MachineUnderTest::places() {
+  const auto kernel = test_kernel();
+  const auto symbols = kernel ? find_symbols(*kernel) : fail(ErrorCode::kHost, "no kernel");
+  const auto paused = machine_->pause(std::chrono::seconds(20));
+  if (!paused) return paused.error().to_string() + "\n";
+  std::string text;
+  for (const auto& one : paused->missing_at) text += one.text + "\n";
+  for (std::uint32_t cpu = 0;; ++cpu) {
+    const auto regs = machine_->registers(cpu);
+    if (!regs) break;
+    const auto at = symbols ? symbols->table.nearest(regs->rip) : std::nullopt;
+    text += fmt::format("vCPU {}: rip {:#x} ({}), rflags {:#x}, halted: {}\n", cpu, regs->rip,
+                        at ? at->name : "?", regs->rflags, regs->halted.value_or(false));
+  }
+  if (const auto resumed = machine_->resume(); !resumed) text += resumed.error().to_string() + "\n";
+  return text;
+}
+
+std::string MachineUnderTest::state() {
+  std::string text = places();
+  const MachineStatistics before = machine_->statistics();
+  run_until([] { return false; }, std::chrono::seconds(3));
+  const MachineStatistics after = machine_->statistics();
+  for (std::size_t cpu = 0; cpu < std::min(before.vcpus.size(), after.vcpus.size()); ++cpu) {
+    const auto& old = before.vcpus[cpu].counters;
+    text += fmt::format("vCPU {} ran {} ms:", cpu,
+                        (after.vcpus[cpu].ran - before.vcpus[cpu].ran) / std::chrono::milliseconds(1));
+    for (const auto& counter : after.vcpus[cpu].counters) {
+      const auto same = std::ranges::find(old, counter.name, &MachineStatistics::Counter::name);
+      const std::uint64_t more = counter.value - (same == old.end() ? 0 : same->value);
+      if (more > 0) text += fmt::format(" {} {}", counter.name, more);
+    }
+    text += "\n";
+  }
+  return text + places() + serial;
 }
 
 }  // namespace ktstr::test

@@ -61,6 +61,10 @@ class MachineUnderTest {
   // Until the machine has ended by itself; the event of its end.
   std::optional<MachineEvent> run_to_end();
 
+  // For the message of a test whose guest does not do what it should: where its vCPUs are, twice; what they
+  // did in the three seconds in between; and what the guest has printed.
+  std::string state();
+
   std::string serial;
   std::string hvc;
   std::string frames;
@@ -75,6 +79,8 @@ class MachineUnderTest {
   boost::asio::io_context& loop() { return loop_; }
 
  private:
+  std::string places();
+
   boost::asio::io_context loop_;
   std::unique_ptr<Machine> machine_;
 };

@@ -54,7 +54,7 @@ void boot_and_power_off(BootSpec spec, const std::string& label) {
   ASSERT_TRUE(machine.run_until_serial("INIT\r\n")) << machine.serial;
   const auto init = std::chrono::steady_clock::now() - machine.started;
   const auto end = machine.run_to_end();
-  ASSERT_TRUE(end);
+  ASSERT_TRUE(end) << machine.state();
   EXPECT_EQ(end->kind, MachineEvent::Kind::kPoweredOff) << end->detail;
   EXPECT_EQ(machine.events.size(), 1U);
   EXPECT_NE(machine.serial.find("Linux version"), std::string::npos);
@@ -78,7 +78,7 @@ TEST_F(MachineTest, BootsWithOneThreadForAllVcpus) {
   MachineUnderTest machine(spec("off"), {.single_thread = true});
   ASSERT_TRUE(machine.start());
   const auto end = machine.run_to_end();
-  ASSERT_TRUE(end);
+  ASSERT_TRUE(end) << machine.state();
   EXPECT_EQ(end->kind, MachineEvent::Kind::kPoweredOff) << end->detail;
   EXPECT_GT(machine->vcpu_time().used, milliseconds(100));
 }
@@ -97,7 +97,7 @@ TEST_F(MachineTest, FramesTravelBothWays) {
   EXPECT_TRUE(machine.frames == sent);
   ASSERT_TRUE(machine->frames().send("."));
   const auto end = machine.run_to_end();
-  ASSERT_TRUE(end);
+  ASSERT_TRUE(end) << machine.state();
   EXPECT_EQ(end->kind, MachineEvent::Kind::kPoweredOff) << end->detail;
 }
 
@@ -115,7 +115,7 @@ TEST_F(MachineTest, RebootIsReset) {
   MachineUnderTest machine(spec("reboot"));
   ASSERT_TRUE(machine.start());
   const auto end = machine.run_to_end();
-  ASSERT_TRUE(end);
+  ASSERT_TRUE(end) << machine.state();
   EXPECT_EQ(end->kind, MachineEvent::Kind::kReset) << end->detail;
 }
 
@@ -128,7 +128,7 @@ TEST_F(MachineTest, PanicIsResetAndItsWordsComeFirst) {
     machine.events.push_back(event);
   });
   const auto end = machine.run_to_end();
-  ASSERT_TRUE(end);
+  ASSERT_TRUE(end) << machine.state();
   EXPECT_EQ(end->kind, MachineEvent::Kind::kReset) << end->detail;
   EXPECT_NE(machine.serial.find("Kernel panic - not syncing"), std::string::npos) << machine.serial;
   EXPECT_EQ(at_event, machine.serial.size());
@@ -141,7 +141,7 @@ TEST_F(MachineTest, KilledEmulatorIsDied) {
   ASSERT_TRUE(machine.run_until_serial("BEAT 3 "));
   ::kill(dynamic_cast<TcgMachine&>(*machine).qemu_pid(), SIGKILL);
   const auto end = machine.run_to_end();
-  ASSERT_TRUE(end);
+  ASSERT_TRUE(end) << machine.state();
   EXPECT_EQ(end->kind, MachineEvent::Kind::kDied);
   EXPECT_NE(end->detail.find("killed by signal 9"), std::string::npos) << end->detail;
   EXPECT_FALSE(machine->pause(seconds(1)));

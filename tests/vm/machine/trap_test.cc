@@ -121,7 +121,7 @@ void count_every_call(BootSpec boot, std::uint64_t trap, MachineOptions options 
   std::size_t seen = 0;
   while (true) {
     const auto event = next_event(machine, seen);
-    ASSERT_TRUE(event) << machine.serial;
+    ASSERT_TRUE(event) << machine.state();
     if (event->kind == Kind::kPoweredOff) break;
     turns.push_back(Clock::now() - last);
     const Call call = check_hit(machine, *event, trap, cpus);
@@ -288,7 +288,7 @@ TEST_F(TrapTest, AHitWhileWeStopTheGuestIsNotLost) {
   std::size_t seen = 0;
   while (true) {
     const auto event = next_event(machine, seen);
-    ASSERT_TRUE(event) << machine.serial;
+    ASSERT_TRUE(event) << machine.state();
     if (event->kind == Kind::kPoweredOff) break;
     const Call call = check_hit(machine, *event, setregid(), 2);
     EXPECT_EQ(call.egid, 100 + calls[event->cpu]);
@@ -296,7 +296,8 @@ TEST_F(TrapTest, AHitWhileWeStopTheGuestIsNotLost) {
     ASSERT_FALSE(HasFailure()) << event->detail;
     ASSERT_TRUE(machine->resume());
     if (calls[0] + calls[1] == 40) continue;
-    ASSERT_TRUE(pause_at_trap(machine, setregid(), 2)) << machine.serial;
+    ASSERT_TRUE(pause_at_trap(machine, setregid(), 2))
+        << fmt::format("after {} and {} calls: ", calls[0], calls[1]) << machine.state();
     ASSERT_TRUE(machine->resume());
   }
   EXPECT_EQ(calls, std::vector<std::uint64_t>(2, 20));
