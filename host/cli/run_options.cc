@@ -1,8 +1,37 @@
 #include "host/cli/run_options.h"
 
-#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
 
 namespace ktstr {
+namespace {
+
+template <typename Value>
+using Choices = std::vector<std::pair<std::string, Value>>;
+
+// An option that takes one of a few words, in upper or lower case; the first one is its default.
+template <typename Value>
+CLI::Option* add_choice(CLI::App& app, const std::string& name, Value& value, const Choices<Value>& choices,
+                        const std::string& text) {
+  std::string words;
+  for (const auto& [word, meaning] : choices) words += (words.empty() ? "" : "|") + word;
+  const auto take = [&value, choices, name, words](const std::string& given) {
+    for (const auto& [word, meaning] : choices) {
+      if (CLI::detail::to_lower(given) != word) continue;
+      value = meaning;
+      return;
+    }
+    throw CLI::ValidationError(name, fmt::format("'{}' is none of {}", given, words));
+  };
+  return app.add_option_function<std::string>(name, take, text)
+      ->type_name(words)
+      ->default_str(choices.front().first);
+}
+
+}  // namespace
 
 void add_run_options(CLI::App& app, RunRequest& request) {
   const std::string what = "What runs";
@@ -72,23 +101,17 @@ void add_run_options(CLI::App& app, RunRequest& request) {
                  "Guest RAM, e.g. 1G (default: what the files need, at least 512M)")
       ->group(machine)
       ->type_name("SIZE");
-  static const std::map<std::string, AccelChoice> accels{
-      {"auto", AccelChoice::kAuto}, {"kvm", AccelChoice::kKvm}, {"tcg", AccelChoice::kTcg}};
-  app.add_option("--accel", request.accel, "auto, kvm or tcg (emulation by QEMU)")
-      ->group(machine)
-      ->type_name("KIND")
-      ->transform(CLI::CheckedTransformer(accels, CLI::ignore_case).description(""))
-      ->default_str("auto");
-  static const std::map<std::string, RamPages> pages{
-      {"normal", RamPages::kNormal}, {"transparent", RamPages::kTransparent}, {"hugetlb", RamPages::kHuge}};
-  app.add_option(
-         "--pages", request.pages,
-         "Guest RAM of a kvm machine: normal pages, transparent huge ones where the host has them, or "
-         "from the pool that the host has set aside (hugetlb)")
-      ->group(machine)
-      ->type_name("normal|transparent|hugetlb")
-      ->transform(CLI::CheckedTransformer(pages, CLI::ignore_case).description(""))
-      ->default_str("normal");
+  add_choice<AccelChoice>(
+      app, "--accel", request.accel,
+      {{"auto", AccelChoice::kAuto}, {"kvm", AccelChoice::kKvm}, {"tcg", AccelChoice::kTcg}},
+      "The machine: kvm where the host can, else tcg, which is emulation by QEMU")
+      ->group(machine);
+  add_choice<RamPages>(
+      app, "--pages", request.pages,
+      {{"normal", RamPages::kNormal}, {"transparent", RamPages::kTransparent}, {"hugetlb", RamPages::kHuge}},
+      "Guest RAM of a kvm machine: normal pages, transparent huge ones where the host has them, or "
+      "from the pool that the host has set aside (hugetlb)")
+      ->group(machine);
   app.add_option("--pin-vcpus", request.pin_vcpus,
                  "Host CPUs for the vCPUs of a kvm machine, one each in ascending order, e.g. 2-3 or all")
       ->group(machine)
@@ -118,53 +141,38 @@ void add_run_options(CLI::App& app, RunRequest& request) {
                  "Longest time to PID 1, waiting for host CPUs not counted (default 60s)")
       ->group(machine)
       ->type_name("D");
-  static const std::map<std::string, RunRequest::Clone> clone{{"auto", RunRequest::Clone::kAuto},
-                                                              {"always", RunRequest::Clone::kAlways},
-                                                              {"never", RunRequest::Clone::kNever}};
-  app.add_option("--clone", request.clone,
-                 "Go on from a snapshot of an earlier run's guest in place of booting: auto, where one fits, "
-                 "else boot and keep the guest; always, or not at all; never (ktstr-vm cache shows them)")
-      ->group(machine)
-      ->type_name("auto|always|never")
-      ->transform(CLI::CheckedTransformer(clone, CLI::ignore_case).description(""))
-      ->default_str("auto");
+  add_choice<RunRequest::Clone>(
+      app, "--clone", request.clone,
+      {{"auto", RunRequest::Clone::kAuto},
+       {"always", RunRequest::Clone::kAlways},
+       {"never", RunRequest::Clone::kNever}},
+      "Go on from a snapshot of an earlier run's guest in place of booting: auto, where one fits, "
+      "else boot and keep the guest; always, or not at all; never (ktstr-vm cache shows them)")
+      ->group(machine);
   app.add_flag("!--no-retry", request.retry, "Do not repeat a run that the emulator itself broke")
       ->group(machine);
 
   const std::string dumps = "Dumps";
-  static const std::map<std::string, RunRequest::OnFreeze> on_freeze{
-      {"continue", RunRequest::OnFreeze::kContinue},
-      {"stop", RunRequest::OnFreeze::kStop},
-      {"off", RunRequest::OnFreeze::kOff}};
-  app.add_option(
-         "--on-freeze", request.on_freeze,
-         "When the scheduler fails, the guest is frozen and its sched_ext state written to dump-1.txt, .json "
-         "and .pb. Then: continue, so that the kernel's own dump comes too; stop; or off, no freeze at all")
-      ->group(dumps)
-      ->type_name("continue|stop|off")
-      ->transform(CLI::CheckedTransformer(on_freeze, CLI::ignore_case).description(""))
-      ->default_str("continue");
-  static const std::map<std::string, RunRequest::FreezeAt> freeze_at{{"claim", RunRequest::FreezeAt::kClaim},
-                                                                     {"dump", RunRequest::FreezeAt::kDump}};
-  app.add_option("--freeze-at", request.freeze_at,
-                 "claim: where the kernel takes note of the error, the earliest moment; dump: right before "
-                 "the kernel "
-                 "writes its own dump, for comparing the two")
-      ->group(dumps)
-      ->type_name("claim|dump")
-      ->transform(CLI::CheckedTransformer(freeze_at, CLI::ignore_case).description(""))
-      ->default_str("claim");
-  static const std::map<std::string, std::optional<TrapKind>> traps{
-      {"auto", std::nullopt}, {"breakpoint", TrapKind::kBreakpoint}, {"port", TrapKind::kPort}};
-  app.add_option_function<std::string>(
-         "--traps", [&request](const std::string& kind) { request.traps = traps.at(kind); },
-         "How a kvm machine notices the failure: by the CPU's breakpoint registers, or, where breakpoints do "
-         "not arrive, by an "
-         "I/O instruction in the kernel's code")
-      ->group(dumps)
-      ->type_name("auto|breakpoint|port")
-      ->check(CLI::IsMember(traps).description(""))
-      ->default_str("auto");
+  add_choice<RunRequest::OnFreeze>(
+      app, "--on-freeze", request.on_freeze,
+      {{"continue", RunRequest::OnFreeze::kContinue},
+       {"stop", RunRequest::OnFreeze::kStop},
+       {"off", RunRequest::OnFreeze::kOff}},
+      "When the scheduler fails, the guest is frozen and its sched_ext state written to dump-1.txt, .json "
+      "and .pb. Then: continue, so that the kernel's own dump comes too; stop; or off, no freeze at all")
+      ->group(dumps);
+  add_choice<RunRequest::FreezeAt>(
+      app, "--freeze-at", request.freeze_at,
+      {{"claim", RunRequest::FreezeAt::kClaim}, {"dump", RunRequest::FreezeAt::kDump}},
+      "claim: where the kernel takes note of the error, the earliest moment; dump: right before the kernel "
+      "writes its own dump, for comparing the two")
+      ->group(dumps);
+  add_choice<std::optional<TrapKind>>(
+      app, "--traps", request.traps,
+      {{"auto", std::nullopt}, {"breakpoint", TrapKind::kBreakpoint}, {"port", TrapKind::kPort}},
+      "How a kvm machine notices the failure: by the CPU's breakpoint registers, or, where breakpoints do "
+      "not arrive, by an I/O instruction in the kernel's code")
+      ->group(dumps);
   app.add_flag("--core", request.core,
                "Write the guest's memory beside each dump, as an ELF core for drgn and crash; the guest "
                "stands still "

@@ -62,6 +62,13 @@ void store_known(const SnapshotFolder& folder, const Known& known) {
   static_cast<void>(store_file(folder, kUseFile, bytes, 0600));
 }
 
+void set_last_used(const SnapshotFolder& folder, std::int64_t ns) {
+  constexpr std::int64_t kSecond = 1'000'000'000;
+  const timespec time{.tv_sec = ns / kSecond, .tv_nsec = ns % kSecond};
+  const timespec times[] = {time, time};
+  static_cast<void>(::utimensat(folder.folder.get(), kUseFile, times, AT_SYMLINK_NOFOLLOW));
+}
+
 // A size that differs is told before all of the file is read.
 Expected<UniqueFd> open_sized(const SnapshotFolder& folder, const char* name,
                               const v1::SnapshotFile& wanted) {
@@ -87,12 +94,15 @@ Expected<> verify_ram(const SnapshotFolder& folder, int ram, const v1::SnapshotF
     static_cast<void>(::utimensat(folder.folder.get(), kUseFile, nullptr, AT_SYMLINK_NOFOLLOW));  // used now
     return {};
   }
+  const std::int64_t used_ns = last_used_ns(folder);
   auto whole = compare(kRamFile, sparse_checksum(ram, wanted.size()), wanted);
   // A stamp that does not count yet is replaced by zeros, which only say that the snapshot was used now.
   if (whole)
     store_known(folder, known && known->stamp.settled(kQuiet)
                             ? *known
                             : Known{.magic = {}, .stamp = {}, .checksum = {}});
+  // Whoever trusts no notes looks at all snapshots and uses none.
+  if (whole && trust == SnapshotTrust::kNothing) set_last_used(folder, used_ns);
   return whole;
 }
 

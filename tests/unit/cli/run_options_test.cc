@@ -122,6 +122,21 @@ TEST(RunArguments, NoJobsAreAMistake) {
   EXPECT_THROW(parse({"--kernel=k", "--clone=perhaps"}), CLI::ValidationError);
 }
 
+TEST(RunArguments, AWordThatIsNoneIsNamedWithThoseThatAre) {
+  for (const char* wrong : {"perhaps", "0", ""}) {
+    try {
+      parse({"--kernel=k", "--clone", wrong});
+      ADD_FAILURE() << "'" << wrong << "' is taken";
+    } catch (const CLI::ValidationError& error) {
+      EXPECT_EQ(std::string(error.what()),
+                "--clone: '" + std::string(wrong) + "' is none of auto|always|never");
+    }
+  }
+  EXPECT_EQ(parse({"--kernel=k", "--clone", "Never"}).clone, RunRequest::Clone::kNever);
+  EXPECT_EQ(parse({"--kernel=k", "--traps=port"}).traps, TrapKind::kPort);
+  EXPECT_FALSE(parse({"--kernel=k", "--traps=auto"}).traps);
+}
+
 TEST(RunArguments, SmallSeeds) {
   for (const char* seed : {"0", "1", "2"}) {
     RunRequest request;

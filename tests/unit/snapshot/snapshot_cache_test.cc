@@ -412,6 +412,16 @@ TEST_F(SnapshotCacheTest, VerifyThrowsAwayWhatIsDamagedAndKeepsTheRest) {
   EXPECT_THAT(keys(), ElementsAre(good));
 }
 
+TEST_F(SnapshotCacheTest, VerifyUsesNone) {
+  const std::string key = make_snapshot(cache_, sample_inputs());
+  for (const bool noted : {true, false}) {
+    if (!noted) std::ofstream(file(key, "use")) << "nothing that is known";
+    set_used(key, 1);
+    ASSERT_TRUE(cache_.verify());
+    EXPECT_EQ(cache_.list()->at(0).last_used_ns, 60'000'000'000) << noted;
+  }
+}
+
 TEST_F(SnapshotCacheTest, ClearRemovesAllButThoseInUse) {
   const std::string used = make_snapshot(cache_, sample_inputs());
   const std::string idle = make_snapshot(cache_, numbered_inputs(1));
