@@ -22,9 +22,10 @@ class Kvm : public DumpVmTest {
   }
 };
 
+// Long enough for all of its steps where the host has little time for a guest in a guest.
 TEST_F(Kvm, SteadyPassesUnderEevdf) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
-  const VmRun run = run_on("7.2", {"--duration", "2s"});
+  const VmRun run = run_on("7.2", {"--duration", "6s"});
   ASSERT_EQ(run.exit_code, 0) << run.describe();
   EXPECT_EQ(run.result["host"]["machine"], "kvm");
   EXPECT_EQ(run.result["guest"]["facts"]["cpus_online"], 2);
@@ -76,7 +77,7 @@ TEST_F(Kvm, HugePagesAPinnedVcpuAndAPriority) {
 TEST_F(Kvm, SteadyPassesUnderScxSimple) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
-  const VmRun run = run_on("7.2", {"--duration", "2s", "--scheduler", scheduler});
+  const VmRun run = run_on("7.2", {"--duration", "6s", "--scheduler", scheduler});
   ASSERT_EQ(run.exit_code, 0) << run.describe();
 }
 

@@ -44,6 +44,15 @@ TEST_F(Topology, TwoNodesTwoLlcsEachAndThreads) {
   EXPECT_EQ(topology["distances"][0]["to"][1], 20) << topology;
 }
 
+// What runs on the kvm machine with every change, also where the host has little time for a guest in a guest.
+TEST_F(Topology, ANodeAnLlcAndTwoThreadsTwice) {
+  const VmRun run = run_seeded("7.2", {"--topology", "numa=2,llcs=2,cores=1,threads=2", "--duration",
+                                       on_kvm() ? "10s" : "1s"});
+  ASSERT_EQ(run.exit_code, 0) << run.describe();
+  EXPECT_EQ(run.result["guest"]["facts"]["cpus_online"], 4);
+  EXPECT_EQ(run.result["plan"]["machine"]["topology"]["nodes"].size(), 2U);
+}
+
 TEST_F(Topology, AFileWithDistancesAndANodeWithoutCpus) {
   const VmRun run = run_with("7.2", file(kThreeNodes));
   ASSERT_EQ(run.exit_code, 0) << run.describe();
