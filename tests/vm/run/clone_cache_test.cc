@@ -56,7 +56,7 @@ TEST_F(ClonesCache, ACacheThatCannotBeWrittenBootsAndSaysSo) {
 TEST_F(ClonesCache, TwoRunsAtOnceMakeOneSnapshot) {
   clear();
   const VmRun runs =
-      run_on("7.2", {"--repeat", "2", "--jobs", "2", "--duration", "1s", "--clone", "auto", "--cpus", "1"});
+      run_on("7.2", {"--repeat", "2", "--jobs", "2", "--scenario", load(), "--clone", "auto", "--cpus", "1"});
   EXPECT_EQ(runs.exit_code, 0) << runs.describe();
   EXPECT_EQ(complete(), 1U);
   EXPECT_EQ(count("."), 0U);

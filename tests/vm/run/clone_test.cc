@@ -142,7 +142,7 @@ TEST_F(Clones, ADumpOnRequestShowsTheClone) {
   KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
   keep("attached", {"--scheduler", scheduler});
   const VmRun run =
-      run_on("7.2", {"--scheduler", scheduler, "--clone", "always", "--duration", "3s"}, [this](pid_t pid) {
+      run_on("7.2", {"--scheduler", scheduler, "--clone", "always", "--scenario", load()}, [this](pid_t pid) {
         if (wait_for_output(pid, "step '")) ::kill(pid, SIGUSR1);
       });
   EXPECT_EQ(run.exit_code, 0) << run.describe();
@@ -160,7 +160,8 @@ TEST_F(Clones, SeveralRunsHaveAGuestAndAFolderEach) {
     return count;
   };
   const std::size_t before = folders();
-  const VmRun run = run_on("7.2", {"--repeat", "3", "--jobs", "2", "--duration", "1s", "--clone", "always"});
+  const VmRun run =
+      run_on("7.2", {"--repeat", "3", "--jobs", "2", "--scenario", load(), "--clone", "always"});
   EXPECT_EQ(run.exit_code, 0) << run.describe();
   EXPECT_NE(run.last_line.find(" runs=3 passed=3 result="), std::string::npos) << run.last_line;
   EXPECT_EQ(folders(), before + 3);
@@ -178,23 +179,11 @@ TEST_F(Clones, SigintEndsAllOfASeries) {
   EXPECT_NE(run.out.find("not started"), std::string::npos) << run.out;
 }
 
-// The same where the CPU is a real one; there is no scx_lavd in the guest of scripts/nested-kvm.
-TEST_F(Clones, TwentyOnKvmAreWell) {
-  if (!on_kvm()) GTEST_SKIP() << "not available: the kvm machine";
-  KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
-  const std::vector<std::string> arguments = {"--scheduler", scheduler, "--duration", "2s"};
-  keep("attached", arguments);
-  for (int i = 0; i < 20 && !HasFailure(); ++i) {
-    SCOPED_TRACE(i);
-    expect_pass(with_clone("always", arguments), "attached");
-  }
-}
-
 // Twenty clones of a guest with a real scheduler, each under load for two seconds; a hundred in the full
 // tests.
 TEST_F(Clones, ClonesWithLavdAreWell) {
   KTSTR_NEEDS(scheduler, real_scheduler("scx_lavd"));
-  const std::vector<std::string> arguments = {"--scheduler", scheduler, "--duration", "2s"};
+  const std::vector<std::string> arguments = {"--scheduler", scheduler};
   keep("attached", arguments);
   const auto base = rams();
   ASSERT_FALSE(base.empty());
@@ -204,6 +193,18 @@ TEST_F(Clones, ClonesWithLavdAreWell) {
     expect_pass(with_clone("always", arguments), "attached");
   }
   EXPECT_EQ(rams(), base);
+}
+
+// The same where the CPU is a real one; there is no scx_lavd in the guest of scripts/nested-kvm.
+TEST_F(Clones, TwentyOnKvmAreWell) {
+  if (!on_kvm()) GTEST_SKIP() << "not available: the kvm machine";
+  KTSTR_NEEDS(scheduler, example_scheduler("scx_simple"));
+  const std::vector<std::string> arguments = {"--scheduler", scheduler};
+  keep("attached", arguments);
+  for (int i = 0; i < 20 && !HasFailure(); ++i) {
+    SCOPED_TRACE(i);
+    expect_pass(with_clone("always", arguments), "attached");
+  }
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -77,8 +78,21 @@ class Clones : public VmTest {
   }
   static std::string point_of(const VmRun& run) { return clone_of(run).value("point", ""); }
 
+  // Three workers a CPU for two seconds of the guest, and nothing that a busy host could spoil: how much they
+  // get is not asked.
+  std::string load() const {
+    const std::string path = (folder() / "load.textproto").string();
+    std::ofstream(path) << "duration: '60s' steps { cgroups { name: 'a' works { workers_per_cpu: 2 spin {} } "
+                           "works { workers_per_cpu: 1 sleep_and_run { sleep: '5ms' run: '2ms' } } } "
+                           "hold { fixed: '2s' } }";
+    return path;
+  }
+  // Under that load, unless the arguments say otherwise.
   VmRun with_clone(const std::string& mode, std::vector<std::string> arguments) const {
     arguments.insert(arguments.end(), {"--clone", mode});
+    if (std::ranges::find(arguments, "--scenario") == arguments.end() &&
+        std::ranges::find(arguments, "--duration") == arguments.end())
+      arguments.insert(arguments.end(), {"--scenario", load()});
     return run_on("7.2", std::move(arguments));
   }
   // Runs until the guest of these arguments is kept at `point`, at most three times: a scheduler's is kept
