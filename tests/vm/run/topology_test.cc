@@ -46,8 +46,8 @@ TEST_F(Topology, TwoNodesTwoLlcsEachAndThreads) {
 
 // What runs on the kvm machine with every change, also where the host has little time for a guest in a guest.
 TEST_F(Topology, ANodeAnLlcAndTwoThreadsTwice) {
-  const VmRun run = run_seeded("7.2", {"--topology", "numa=2,llcs=2,cores=1,threads=2", "--duration",
-                                       on_kvm() ? "10s" : "1s"});
+  const VmRun run = run_seeded(
+      "7.2", {"--topology", "numa=2,llcs=2,cores=1,threads=2", "--duration", on_kvm() ? "10s" : "1s"});
   ASSERT_EQ(run.exit_code, 0) << run.describe();
   EXPECT_EQ(run.result["guest"]["facts"]["cpus_online"], 4);
   EXPECT_EQ(run.result["plan"]["machine"]["topology"]["nodes"].size(), 2U);
