@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include "common/error.h"
 #include "host/report/summary.h"
 #include "host/report/verdict_text.h"
 #include "host/run/console_scanner.h"
@@ -17,9 +18,11 @@ constexpr std::array kWorst = {2, 128, 3, 5, 4, 1, 10, 12, 11, 20, 125, 21, 0};
 
 std::size_t rank_of(const SeriesOutcome& outcome) {
   if (!outcome.started) return kWorst.size();
-  const auto found = std::find(kWorst.begin(), kWorst.end(), outcome.exit_code);
+  const auto* found = std::find(kWorst.begin(), kWorst.end(), outcome.exit_code);
   // A code that no run has is trouble of the host.
-  return found == kWorst.end() ? 9 : static_cast<std::size_t>(found - kWorst.begin());
+  if (found == kWorst.end())
+    found = std::find(kWorst.begin(), kWorst.end(), static_cast<int>(ErrorCode::kHost));
+  return static_cast<std::size_t>(found - kWorst.begin());
 }
 
 // "clone, attached", "booted".

@@ -296,7 +296,7 @@ Expected<Prepared> prepare(const RunRequest& request) {
     // A deterministic guest talks by a debug port, which needs no driver.
     return pack_guest_files(
         plan, *kernel, plan.has_deterministic() ? std::vector<std::string>() : needed_modules(choice->kind),
-        plan.has_deterministic());
+        plan.has_deterministic() || request.clone == RunRequest::Clone::kNever);
   }();
   if (!files) return std::unexpected(std::move(files.error()));
   const auto memory =

@@ -12,6 +12,7 @@ int main(void) {
   }
   printf("begun\n");
   fflush(stdout);
+  // PID 1 has to read this and send it on, which nobody can see from here.
   usleep(500000);
   reboot(RB_HALT_SYSTEM);
   perror("halt-machine");

@@ -36,7 +36,7 @@ void set_high(std::uint64_t& value, std::uint32_t half) {
 
 }  // namespace
 
-VirtioMmio::VirtioMmio(VirtioDevice& device, GuestRamView ram, InterruptLine& line,
+VirtioMmio::VirtioMmio(VirtioDevice& device, const GuestRamView& ram, InterruptLine& line,
                        std::function<void()> service_request)
     : device_(device), line_(line), service_request_(std::move(service_request)) {
   state_.queues.resize(device.queue_count());

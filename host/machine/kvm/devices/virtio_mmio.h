@@ -61,7 +61,7 @@ class VirtioMmio : public BusDevice {
   // from a vCPU's thread (the driver is ready, or kicked through a register write, or was stopped by an
   // error) or from the loop's (the device got something to send). At most once between two calls of
   // service(). `device`, its only user, and `line` must outlive this.
-  VirtioMmio(VirtioDevice& device, GuestRamView ram, InterruptLine& line,
+  VirtioMmio(VirtioDevice& device, const GuestRamView& ram, InterruptLine& line,
              std::function<void()> service_request);
 
   std::string_view name() const override { return device_.name(); }
