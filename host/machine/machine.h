@@ -108,6 +108,9 @@ struct PauseReport {
   // For each vCPU: host time from the request (or the hit) until it was parked. nullopt where the machine
   // cannot tell; QEMU never can, it only says when the last one was parked.
   std::vector<std::optional<std::chrono::nanoseconds>> stopped_after;
+  // What keeps the guest from seeing the pause on its clocks, for a reader: "kvmclock and the TSC, by its
+  // offset". Empty: nothing does, or the machine does not say.
+  std::string clock_held = {};
 };
 
 // Something the machine did by itself.
@@ -123,9 +126,10 @@ struct MachineEvent {
   Kind kind = Kind::kDied;
   std::string detail;
   // Of kTrapped and kWritten only:
-  std::uint32_t cpu = 0;      // the vCPU at the trap, or that wrote
-  std::uint64_t address = 0;  // of the trap, where the vCPU's rip is; or what was watched
-  PauseReport pause = {};     // how the others stopped
+  std::uint32_t cpu = 0;        // the vCPU at the trap, or that wrote
+  std::uint64_t address = 0;    // of the trap, where the vCPU's rip is; or what was watched
+  PauseReport pause = {};       // how the others stopped
+  std::string trapped_by = {};  // what stopped it there, for a reader: "hardware breakpoint"
 };
 
 // Which console bytes came from.

@@ -226,7 +226,8 @@ bool FreezeCoordinator::on_trap(const MachineEvent& event) {
             .sched = {},
             .kind = 0,
             .pause = event.pause,
-            .since = Clock::now()};
+            .since = Clock::now(),
+            .trapped_by = event.trapped_by};
   if (receivers_.on_disturbance)
     receivers_.on_disturbance(
         fmt::format("stopped at {}", stop.trap != nullptr ? stop.trap->symbol : "a trap"));
@@ -295,9 +296,11 @@ void FreezeCoordinator::fill_header(const Stop& stop, nanoseconds frozen,
     header.set_trap_exit_kind(stop.kind);
     header.set_trap_exit_kind_name(name_of_kind(stop.kind));
     header.set_trap_sched(stop.sched.value());
+    header.set_trapped_by(stop.trapped_by);
   }
   header.set_rendezvous_ns(static_cast<std::uint64_t>(stop.pause.rendezvous.count()));
   header.set_frozen_ns(static_cast<std::uint64_t>(frozen.count()));
+  header.set_clock_held(stop.pause.clock_held);
   for (const std::uint32_t cpu : stop.pause.missing) header.add_vcpus_missing(cpu);
   for (const PauseReport::Whereabouts& where : stop.pause.missing_at)
     header.add_vcpus_missing_where(

@@ -107,6 +107,7 @@ class FreezeCoordinator {
     // Of a claim: the message that the kernel is about to make, and which function was told.
     ExpandedFormat message = {};
     std::string told = {};
+    std::string trapped_by = {};  // MachineEvent::trapped_by
   };
 
   Expected<void> set_traps();

@@ -108,6 +108,22 @@ std::uint64_t tsc_gap(const ClockMoment& held, const ClockMoment& now, std::uint
   return now.host_tsc - held.host_tsc - cycles;
 }
 
+std::string_view GuestClock::described(Held held) {
+  switch (held) {
+    case Held::kNothing:
+      return {};
+    case Held::kClock:
+      return "kvmclock";
+    case Held::kClockAndTsc:
+      return "kvmclock and the TSC, by its offset";
+    case Held::kClockAndTscByValue:
+      return "kvmclock and the TSC, by its value";
+    case Held::kElsewhere:
+      return "kvmclock and the TSC, of a snapshot";
+  }
+  return {};
+}
+
 GuestClock::Held GuestClock::hold(const Vm& vm, std::span<const Vcpu> vcpus) {
   held_ = Held::kNothing;
   // First, so that a clock read later is not behind it.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "common/error.h"
@@ -45,6 +46,9 @@ class GuestClock {
     kClockAndTscByValue,  // and the TSC, by writing it: a KVM without KVM_VCPU_TSC_OFFSET (Linux before 5.16)
     kElsewhere,           // of another VM, by hold_times(): both
   };
+
+  // For PauseReport::clock_held.
+  static std::string_view described(Held held);
 
   // For tests: as on a KVM without KVM_VCPU_TSC_OFFSET.
   explicit GuestClock(bool may_set_offsets = true) : may_set_offsets_(may_set_offsets) {}

@@ -127,6 +127,7 @@ void KvmMachine::on_hit(const Message& message) {
   state_ = State::kPaused;
   if (pause_.missing.empty()) hold_clock();
   const bool written = message.hit->watchpoint;
+  const bool by_port = message.hit->kind == TrapKind::kPort;
   // One that has written is behind its instruction already.
   if (!written) trapped_cpu_ = message.cpu;
   announce({.kind = written ? MachineEvent::Kind::kWritten : MachineEvent::Kind::kTrapped,
@@ -134,7 +135,10 @@ void KvmMachine::on_hit(const Message& message) {
                                   written ? "has written to" : "is at the trap", message.hit->address),
             .cpu = message.cpu,
             .address = message.hit->address,
-            .pause = pause_});
+            .pause = pause_,
+            .trapped_by = written   ? "watchpoint"
+                          : by_port ? "port trap"
+                                    : "hardware breakpoint"});
 }
 
 }  // namespace ktstr::kvm

@@ -188,7 +188,7 @@ std::optional<TrapHit> KvmTraps::port_hit(Vcpu& vcpu) const {
   kvm_regs at_entry = *before;
   at_entry.rip = site->address;
   if (!vcpu.set_general_registers(at_entry)) return std::nullopt;
-  return TrapHit{.address = site->address};
+  return TrapHit{.address = site->address, .kind = TrapKind::kPort};
 }
 
 Expected<void> KvmTraps::pass(Vcpu& vcpu, const GuestRamView& ram) const {

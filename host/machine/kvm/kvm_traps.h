@@ -52,6 +52,7 @@ struct Watchpoint {
 struct TrapHit {
   std::uint64_t address = 0;  // as it was set
   bool watchpoint = false;    // the vCPU has written; else it is about to execute
+  TrapKind kind = TrapKind::kBreakpoint;
 };
 
 class KvmTraps {

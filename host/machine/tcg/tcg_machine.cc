@@ -360,7 +360,7 @@ void TcgMachine::on_hit() {
   trapped_ = Trapped{*cpu, address};
   last_trapped_ = *cpu;
   announce({MachineEvent::Kind::kTrapped, fmt::format("vCPU {} is at the trap {:#x}", *cpu, address), *cpu,
-            address, empty_report()});
+            address, empty_report(), "emulator's breakpoint"});
 }
 
 Expected<std::vector<std::uint64_t>> TcgMachine::instruction_pointers() {
@@ -473,6 +473,8 @@ Expected<PauseReport> TcgMachine::pause(std::chrono::nanoseconds limit) {
 PauseReport TcgMachine::empty_report() const {
   PauseReport report;
   report.stopped_after.resize(spec_.topology.cpus());
+  // system/cpus.c, do_vm_stop(): cpu_disable_ticks().
+  report.clock_held = "the emulator's virtual clock";
   return report;
 }
 

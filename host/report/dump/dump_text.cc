@@ -51,6 +51,7 @@ void header(const Dump& dump, DumpSink& sink) {
   sink.print("  reason: {}", printable_utf8(h.reason()));
   if (!h.trap().empty()) {
     sink.print(" at {} ({:#x}) on vCPU {}", printable_utf8(h.trap()), h.trap_address(), h.trap_cpu());
+    if (!h.trapped_by().empty()) sink.print(" by {}", printable_utf8(h.trapped_by()));
     if (h.trap_exit_kind() != 0) {
       sink.print(": {} ({})", printable_utf8(h.trap_exit_kind_name()), h.trap_exit_kind());
     }
@@ -66,6 +67,7 @@ void header(const Dump& dump, DumpSink& sink) {
                ms_text(h.rendezvous_ns()), ms_text(h.frozen_ns()), ms_text(h.capture_ns()),
                ms_text(h.inspect_ns()));
   }
+  if (!h.clock_held().empty()) sink.print("  guest's clock held: {}\n", printable_utf8(h.clock_held()));
   if (h.vcpus_missing_size() > 0) {
     sink.print("  vCPUs that were not parked in time: {}\n", fmt::join(h.vcpus_missing(), ","));
     for (const std::string& where : h.vcpus_missing_where()) sink.print("    {}\n", where);

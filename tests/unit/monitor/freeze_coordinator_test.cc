@@ -64,6 +64,7 @@ class FreezeTest : public testing::Test {
     event.cpu = cpu;
     event.address = address;
     event.pause = machine_.report;
+    event.trapped_by = "port trap";
     return coordinator_->on_trap(event);
   }
   void claim(std::uint64_t kind) { guest_.set(guest_.root(), "scx_sched", "exit_kind.counter", kind); }
@@ -138,6 +139,7 @@ TEST_F(FreezeTest, AnErrorIsDumpedOnce) {
   EXPECT_EQ(header.trap(), "scx_vexit");
   EXPECT_EQ(header.trap_address(), kClaim);
   EXPECT_EQ(header.trap_cpu(), 2u);
+  EXPECT_EQ(header.trapped_by(), "port trap");
   EXPECT_EQ(header.trap_exit_kind(), kError);
   EXPECT_EQ(header.trap_exit_kind_name(), "SCX_EXIT_ERROR_BPF");
   EXPECT_EQ(header.trap_sched(), guest_.root().value());
@@ -244,6 +246,7 @@ TEST_F(FreezeTest, OnDemand) {
   machine_.report.missing = {3};
   machine_.report.missing_at = {{"vCPU 3 is in KVM_RUN for 10.000 s", FakeGuest::kText + 0x5000}};
   machine_.report.rendezvous = std::chrono::microseconds(7);
+  machine_.report.clock_held = "kvmclock";
   machine_.report.stopped_after = {std::chrono::nanoseconds(100), std::nullopt};
   ASSERT_TRUE(coordinator_->dump_now("request"));
   EXPECT_EQ(machine_.calls, (std::vector<std::string>{"pause", "resume"}));
@@ -252,6 +255,8 @@ TEST_F(FreezeTest, OnDemand) {
   EXPECT_EQ(header.reason(), "request");
   EXPECT_EQ(header.trap(), "");
   EXPECT_EQ(header.rendezvous_ns(), 7000u);
+  EXPECT_EQ(header.clock_held(), "kvmclock");
+  EXPECT_EQ(header.trapped_by(), "");
   ASSERT_EQ(header.vcpus_missing_size(), 1);
   EXPECT_EQ(header.vcpus_missing(0), 3u);
   ASSERT_EQ(header.vcpus_missing_where_size(), 1);

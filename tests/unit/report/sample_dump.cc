@@ -106,6 +106,8 @@ Dump sample_dump(std::uint32_t tasks) {
   h.set_trap("scx_vexit+0x0");
   h.set_trap_address(0xffffffff81234567);
   h.set_trap_cpu(1);
+  h.set_trapped_by("port trap");
+  h.set_clock_held("kvmclock and the TSC, by its offset");
   h.set_trap_exit_kind(1026);
   h.set_trap_exit_kind_name("SCX_EXIT_ERROR_STALL");
   h.set_trap_sched(0xffff888000aa0000);
