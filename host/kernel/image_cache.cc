@@ -229,7 +229,7 @@ Expected<std::string> ImageCache::key_of(int fd, std::uint64_t size) const {
   const auto known = make_known(fd, *key, quiet_.image);
   if (known && before && known->stamp == *before && known->stamp.size == size) {
     const std::array pieces{std::as_bytes(std::span(&*known, 1))};
-    static_cast<void>(store_file(path, pieces));
+    [[maybe_unused]] const auto stored = store_file(path, pieces);  // else it is read again
   }
   return key;
 }
@@ -244,7 +244,7 @@ Expected<Mapping> ImageCache::open_beside(const std::string& entry, std::string_
 
 void ImageCache::store_beside(const std::string& entry, std::string_view suffix,
                               std::span<const std::span<const std::byte>> pieces) {
-  static_cast<void>(store_file(sibling(entry, suffix), pieces));
+  [[maybe_unused]] const auto stored = store_file(sibling(entry, suffix), pieces);
 }
 
 void ImageCache::remove_beside(const std::string& entry, std::string_view suffix) {

@@ -29,6 +29,14 @@ std::optional<double> number(std::string_view text) {
   return static_cast<double>(value);
 }
 
+// All of the text.
+std::optional<std::uint32_t> number_of(std::string_view text) {
+  std::uint32_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
 // The fewest CPUs that `quota_of` finds in the folder of a cgroup and in those above it.
 template <typename QuotaOf>
 void take_quotas(const std::filesystem::path& root, std::string_view cgroup, QuotaOf quota_of, double& cpus) {
@@ -83,6 +91,22 @@ std::optional<std::string_view> cpu_cgroup_v1(std::string_view cgroups) {
     }
   }
   return std::nullopt;
+}
+
+CpuSet host_nodes_of(const CpuSet& cpus) {
+  // A link "nodeN" to the CPU's node: drivers/base/node.c, register_cpu_under_node().
+  constexpr std::string_view kPrefix = "node";
+  CpuSet nodes;
+  for (const std::uint32_t cpu : cpus.cpus()) {
+    std::error_code ignored;
+    const std::string folder = "/sys/devices/system/cpu/cpu" + std::to_string(cpu);
+    for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+      const std::string name = entry.path().filename().string();
+      if (!name.starts_with(kPrefix)) continue;
+      if (const auto node = number_of(std::string_view(name).substr(kPrefix.size()))) nodes.insert(*node);
+    }
+  }
+  return nodes;
 }
 
 double usable_host_cpus() {

@@ -12,6 +12,9 @@ namespace ktstr {
 // The CPUs that this process may run on (sched_getaffinity(2)). Error kHost.
 Expected<CpuSet> affinity_of_this_process();
 
+// The host's NUMA nodes that have these CPUs; empty where the host does not tell (a kernel without NUMA).
+CpuSet host_nodes_of(const CpuSet& cpus);
+
 // The fewest of: CPUs online, CPUs of the affinity mask, quota of the cgroups this process is in (cpu.max of
 // version 2, cpu.cfs_quota_us of version 1), the folders above them included. At least a small positive
 // number.

@@ -15,7 +15,9 @@ enum class RamPages {
 
 struct HostUse {
   RamPages pages = RamPages::kNormal;
-  std::vector<std::uint32_t> vcpu_cpus = {};  // the host CPU of each vCPU; empty: none is pinned
+  // The host CPU of each vCPU; empty: none is pinned. The guest of pinned vCPUs is told that they are not
+  // preempted for long, and each of its nodes' memory is taken from the host's nodes that its CPUs are on.
+  std::vector<std::uint32_t> vcpu_cpus = {};
   int fifo_priority = 0;  // of SCHED_FIFO for vCPUs' threads, 1 to 99; 0: the usual policy
   bool operator==(const HostUse&) const = default;
 };

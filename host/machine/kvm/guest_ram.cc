@@ -1,12 +1,15 @@
 #include "host/machine/kvm/guest_ram.h"
 
 #include <fcntl.h>
+#include <linux/mempolicy.h>
 #include <linux/mman.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 
 #include <fmt/core.h>
@@ -104,6 +107,22 @@ Expected<void> GuestRam::map_from(int file, std::uint64_t offset, std::span<std:
         file_ranges_.push_back({part, at});
         return {};
       });
+}
+
+Expected<void> GuestRam::bind(std::size_t node, const CpuSet& host_nodes) {
+  constexpr std::size_t kBits = 1024;  // nodes that any kernel can have (MAX_NUMNODES)
+  constexpr std::size_t kWordBits = 64;
+  std::array<unsigned long, kBits / kWordBits> mask = {};
+  for (const std::uint32_t host_node : host_nodes.cpus())
+    if (host_node < kBits) mask[host_node / kWordBits] |= 1UL << host_node % kWordBits;
+  const auto memory = nodes_[node].mutable_bytes();
+  // One bit more than there are: the kernel takes one off (get_nodes()).
+  if (syscall(SYS_mbind, memory.data(), memory.size(), MPOL_BIND, mask.data(), kBits + 1, 0) != 0) {
+    return fail_errno(ErrorCode::kHost,
+                      fmt::format("cannot take the memory of node {} from the host's nodes {}", node,
+                                  host_nodes.to_string()));
+  }
+  return {};
 }
 
 Expected<std::string> GuestRam::save(int file) const {

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "common/cpu_set.h"
 #include "common/error.h"
 #include "common/mapping.h"
 #include "common/sparse_file.h"
@@ -35,6 +36,10 @@ class GuestRam {
   // touching them does not make the file's pages, which on a tmpfs would stay. The file must not change as
   // long as this lives; a descriptor of it is kept. Errors: kUsage when the file has another size; kHost.
   static Expected<GuestRam> create_from(int file, std::span<const std::uint64_t> node_bytes, RamPages pages);
+
+  // The memory of `node` is taken from these nodes of the host only (mbind(2), MPOL_BIND); what was touched
+  // before stays where it is. Error kHost: there is no such node, or binding is not allowed here.
+  Expected<void> bind(std::size_t node, const CpuSet& host_nodes);
 
   // Writes all memory to an empty file, node after node, pages of zeros as holes. Nobody may change it
   // meanwhile. The checksum of it as of SparseChecksum. Error kHost.

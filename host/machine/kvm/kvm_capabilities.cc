@@ -46,6 +46,7 @@ constexpr std::array kCapabilities{
     KTSTR_CAPABILITY(KVM_CAP_XSAVE, kOptional, "no vector registers in reports"),
     KTSTR_CAPABILITY(KVM_CAP_XCRS, kOptional, "no XCR0 in reports"),
     KTSTR_CAPABILITY(KVM_CAP_PIT_STATE2, kOptional, "no timer state in reports"),
+    KTSTR_CAPABILITY(KVM_CAP_HALT_POLL, kOptional, "vCPUs that wait may spin although others need the CPU"),
     KTSTR_CAPABILITY(KVM_CAP_BINARY_STATS_FD, kOptional, "no vCPU statistics in the result"),
 };
 #undef KTSTR_CAPABILITY

@@ -1,6 +1,7 @@
 #include "host/machine/kvm/kvm_guest.h"
 
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -8,6 +9,7 @@
 
 #include "common/units.h"
 #include "common/xxh3.h"
+#include "host/machine/host_cpus.h"
 #include "host/machine/kvm/acpi/acpi_tables.h"
 #include "host/machine/kvm/boot_params.h"
 #include "host/machine/kvm/guest_layout.h"
@@ -21,6 +23,8 @@ namespace {
 
 constexpr std::uint64_t kMinMemory = 64 * kMiB;
 constexpr std::uint64_t kMaxMemory = 512 * kGiB;
+// KVM's own default.
+constexpr std::uint32_t kHaltPollNs = 200'000;
 constexpr std::uint32_t kMaxFullChipApicId = 254;  // 255 is the broadcast address
 
 // A guest's lines and their interrupts, by way of its VM. An entry that KVM does not take interrupts nobody,
@@ -41,9 +45,9 @@ class VmMessages final : public MessageSink {
 
 class GuestBuilder {
  public:
-  GuestBuilder(const BootSpec& spec, std::string_view command_line, RamPages pages,
+  GuestBuilder(const BootSpec& spec, std::string_view command_line, const HostUse& host_use,
                const GuestCallbacks& callbacks)
-      : spec_(spec), command_line_(command_line), pages_(pages), callbacks_(callbacks) {}
+      : spec_(spec), command_line_(command_line), host_use_(host_use), callbacks_(callbacks) {}
 
   // The boot sequence, and how a clone comes up.
   Expected<std::unique_ptr<KvmGuest>> build() {
@@ -98,11 +102,27 @@ class GuestBuilder {
     if (!vm) return std::unexpected(std::move(vm.error()));
     auto sizes = node_memory(spec_.topology, spec_.memory_bytes);
     if (!sizes) return std::unexpected(std::move(sizes.error()));
-    auto ram = spec_.snapshot ? GuestRam::create_from(spec_.snapshot->ram.get(), *sizes, pages_)
-                              : GuestRam::create(*sizes, pages_);
+    auto ram = spec_.snapshot ? GuestRam::create_from(spec_.snapshot->ram.get(), *sizes, host_use_.pages)
+                              : GuestRam::create(*sizes, host_use_.pages);
     if (!ram && spec_.snapshot) return refuse_snapshot(std::move(ram.error()));
     if (!ram) return std::unexpected(std::move(ram.error()));
     guest_ = std::make_unique<KvmGuest>(*std::move(vm), *std::move(ram));
+    // A vCPU that spins while it has nothing to do takes the CPU from one that has.
+    guest_->vm.set_halt_poll(spec_.topology.cpus() > usable_host_cpus() ? 0 : kHaltPollNs);
+    return bind_memory();
+  }
+
+  // Each node's memory to where its pinned vCPUs are; nothing where the host has one node anyway.
+  Expected<void> bind_memory() {
+    if (host_use_.vcpu_cpus.empty() || access("/sys/devices/system/node/node1", F_OK) != 0) return {};
+    std::vector<CpuSet> host_cpus(spec_.topology.numa_nodes);
+    for (std::uint32_t cpu = 0; cpu < spec_.topology.cpus(); ++cpu)
+      host_cpus[cpu_place(spec_.topology, cpu).node].insert(host_use_.vcpu_cpus[cpu]);
+    for (std::size_t node = 0; node < host_cpus.size(); ++node) {
+      const CpuSet host_nodes = host_nodes_of(host_cpus[node]);
+      if (host_nodes.empty()) continue;  // a node of memory alone
+      if (auto bound = guest_->ram.bind(node, host_nodes); !bound) return bound;
+    }
     return {};
   }
 
@@ -195,7 +215,8 @@ class GuestBuilder {
     const auto supported = guest_->vm.supported_cpuid();
     if (!supported) return std::unexpected(supported.error());
     const CpuTopology& topology = spec_.topology;
-    const CpuidOptions options = {.tsc_deadline = guest_->vm.capability(KVM_CAP_TSC_DEADLINE_TIMER) != 0,
+    const CpuidOptions options = {.realtime_hint = !host_use_.vcpu_cpus.empty(),
+                                  .tsc_deadline = guest_->vm.capability(KVM_CAP_TSC_DEADLINE_TIMER) != 0,
                                   .msi_ext_dest_id = split_};
     guest_->vcpus.reserve(topology.cpus());
     for (std::uint32_t cpu = 0; cpu < topology.cpus(); ++cpu) {
@@ -220,7 +241,7 @@ class GuestBuilder {
 
   const BootSpec& spec_;
   std::string_view command_line_;
-  RamPages pages_;
+  const HostUse& host_use_;
   const GuestCallbacks& callbacks_;
   std::unique_ptr<KvmGuest> guest_;
   std::uint64_t entry_ = 0;
@@ -237,8 +258,8 @@ void plug_in_io_apic(KvmGuest& guest) {
 }
 
 Expected<std::unique_ptr<KvmGuest>> build_guest(const BootSpec& spec, std::string_view command_line,
-                                                RamPages pages, const GuestCallbacks& callbacks) {
-  return GuestBuilder(spec, command_line, pages, callbacks).build();
+                                                const HostUse& host_use, const GuestCallbacks& callbacks) {
+  return GuestBuilder(spec, command_line, host_use, callbacks).build();
 }
 
 Expected<void> check_kvm_limits(const BootSpec& spec) {

@@ -11,6 +11,7 @@
 
 #include "common/error.h"
 #include "common/unique_fd.h"
+#include "host/machine/host_use.h"
 #include "host/machine/kvm/coalesced_writes.h"
 #include "host/machine/kvm/cpuid.h"
 #include "host/machine/kvm/devices/acpi_power.h"
@@ -73,7 +74,7 @@ struct KvmGuest {
 // Nothing runs yet. Errors: kUsage for what cannot be loaded; kHost, also for a snapshot that is damaged or
 // of another guest.
 Expected<std::unique_ptr<KvmGuest>> build_guest(const BootSpec& spec, std::string_view command_line,
-                                                RamPages pages, const GuestCallbacks& callbacks);
+                                                const HostUse& host_use, const GuestCallbacks& callbacks);
 
 // Puts in the I/O APIC that a split interrupt chip leaves to us.
 void plug_in_io_apic(KvmGuest& guest);

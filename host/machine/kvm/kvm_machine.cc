@@ -95,7 +95,7 @@ Expected<void> KvmMachine::start() {
 Expected<void> KvmMachine::build() {
   if (auto enough = check_host_memory(spec_.memory_bytes, host_memory()); !enough) return enough;
   if (auto opened = bell_.open(-1, [this] { on_bell(); }); !opened) return opened;
-  auto guest = build_guest(spec_, command_line_.text, options_.host_use.pages,
+  auto guest = build_guest(spec_, command_line_.text, options_.host_use,
                            {.power_off = on_vcpu([this] { post({.end = GuestEnd::kPoweredOff}); }),
                             .reset = on_vcpu([this] { post({.end = GuestEnd::kReset}); }),
                             .attention = on_vcpu([this] { bell_.ring(); })});
@@ -141,7 +141,7 @@ Expected<PauseReport> KvmMachine::pause(std::chrono::nanoseconds limit) {
 
 void KvmMachine::hold_clock() {
   guest_->coalesced.drain();
-  guest_clock_.hold(guest_->vm, guest_->vcpus);
+  pause_.clock_held = GuestClock::described(guest_clock_.hold(guest_->vm, guest_->vcpus));
 }
 
 Expected<void> KvmMachine::resume() {
@@ -168,6 +168,8 @@ Machine::SnapshotTerms KvmMachine::snapshot_terms() const {
   for (const std::string& flag : host_cpu_flags()) flags += flag + " ";
   SnapshotTerms terms{.state_version = kKvmStateVersion,
                       .host = {{"CPU", host_cpu_model()}, {"CPU flags", Xxh3::hex_of(flags)}}};
+  // In what CPUID says.
+  if (!options_.host_use.vcpu_cpus.empty()) terms.host["pinned vCPUs"] = "yes";
   utsname names{};
   if (::uname(&names) == 0) terms.host["kernel"] = names.release;
   return terms;

@@ -1,6 +1,9 @@
 #include "host/machine/host_cpus.h"
 
 #include <sched.h>
+#include <unistd.h>
+
+#include <fstream>
 
 #include <gtest/gtest.h>
 
@@ -37,6 +40,29 @@ TEST(HostCpus, TheAffinityMaskIsABound) {
   ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
   EXPECT_LE(usable_host_cpus(), 1.0);
   ASSERT_EQ(sched_setaffinity(0, sizeof before, &before), 0);
+}
+
+TEST(HostCpus, TheNodesOfCpus) {
+  const auto allowed = affinity_of_this_process();
+  ASSERT_TRUE(allowed);
+  if (access("/sys/devices/system/node/node0", F_OK) != 0) {
+    EXPECT_TRUE(host_nodes_of(*allowed).empty());
+    return;
+  }
+  const CpuSet nodes = host_nodes_of(*allowed);
+  ASSERT_FALSE(nodes.empty());
+  CpuSet theirs;
+  for (const std::uint32_t node : nodes.cpus()) {
+    std::ifstream file("/sys/devices/system/node/node" + std::to_string(node) + "/cpulist");
+    std::string list;
+    std::getline(file, list);
+    const auto cpus = CpuSet::parse(list);
+    ASSERT_TRUE(cpus) << list;
+    for (const std::uint32_t cpu : cpus->cpus()) theirs.insert(cpu);
+  }
+  EXPECT_TRUE(allowed->is_subset_of(theirs));
+  EXPECT_TRUE(host_nodes_of({}).empty());
+  EXPECT_TRUE(host_nodes_of(CpuSet({8000})).empty());
 }
 
 }  // namespace

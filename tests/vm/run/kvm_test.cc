@@ -55,6 +55,11 @@ TEST_F(Kvm, MoreVcpusThanTheHostHasCpusIsSaid) {
   const VmRun run = run_on("7.2", {"--duration", "1s", "--cpus", "3"});
   ASSERT_EQ(run.exit_code, 0) << run.describe();
   EXPECT_TRUE(run.result["host"]["overcommitted"].get<bool>()) << run.describe();
+  // None of them spins while others wait for its CPU.
+  for (const auto& vcpu : run.result["host"]["statistics"]["vcpus"]) {
+    ASSERT_GT(sum_of(vcpu["kvm"]), 0U);
+    for (const auto& counter : vcpu["kvm"]) EXPECT_NE(counter["name"], "halt_attempted_poll") << vcpu;
+  }
 }
 
 // Huge pages that were set aside, a CPU for each vCPU, and a thread before all others: with a real kernel.
@@ -102,6 +107,8 @@ TEST_P(KvmStall, IsDumped) {
   const Dump dump = dump_of(run);
   expect_complete(dump, kStallKind);
   EXPECT_TRUE(has_finding(dump, "waiting"));
+  EXPECT_EQ(dump.header().trapped_by(), std::string(traps) == "port" ? "port trap" : "hardware breakpoint");
+  EXPECT_TRUE(dump.header().clock_held().starts_with("kvmclock")) << dump.header().clock_held();
 }
 
 // Of one vCPU, and right before the kernel writes its own dump: else this guest, which has no instruction

@@ -1,6 +1,9 @@
 #include "host/machine/kvm/guest_ram.h"
 
+#include <linux/mempolicy.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -50,6 +53,28 @@ TEST(GuestRam, WhatIsMappedIsTheGuestsOwnCopy) {
   std::uint8_t in_file = 0;
   ASSERT_EQ(pread(file.get(), &in_file, 1, 0), 1);
   EXPECT_EQ(in_file, bytes[0]);
+}
+
+TEST(GuestRam, ANodesMemoryIsBoundToTheHostsNodes) {
+  GuestRam ram = make_ram({kMiB, kMiB});
+  const auto bound = ram.bind(1, CpuSet::first(1));
+  if (!bound && (bound.error().errno_value() == EPERM || bound.error().errno_value() == ENOSYS))
+    GTEST_SKIP() << bound.error().to_string();
+  ASSERT_TRUE(bound) << bound.error().to_string();
+  const auto policy_of = [&ram](std::uint64_t gpa) {
+    int policy = -1;
+    std::array<unsigned long, 16> mask = {};
+    EXPECT_EQ(syscall(SYS_get_mempolicy, &policy, mask.data(), 1024, ram.bytes(gpa, 1).data(), MPOL_F_ADDR),
+              0);
+    return std::pair(policy, mask[0]);
+  };
+  EXPECT_EQ(policy_of(kMiB), std::pair(int{MPOL_BIND}, 1UL));
+  EXPECT_EQ(policy_of(2 * kMiB - 1), std::pair(int{MPOL_BIND}, 1UL));
+  EXPECT_EQ(policy_of(0).first, int{MPOL_DEFAULT});
+  const auto nowhere = ram.bind(0, CpuSet({1000}));
+  ASSERT_FALSE(nowhere);
+  EXPECT_EQ(nowhere.error().code(), ErrorCode::kHost);
+  EXPECT_NE(nowhere.error().to_string().find("node 0 from the host's nodes 1000"), std::string::npos);
 }
 
 TEST(GuestRam, WhatIsNotCongruentIsCopied) {

@@ -85,7 +85,7 @@ TEST_F(SnapshotTest, AStateSurvivesUnchanged) {
 
   // A clone that is built and saved without having run: by the parts of the machine.
   const BootSpec spec = clone_spec(snapshot_, 2);
-  auto guest = build_guest(spec, "", RamPages::kNormal, {});
+  auto guest = build_guest(spec, "", {}, {});
   ASSERT_TRUE(guest) << guest.error().to_string();
   ASSERT_TRUE((*guest)->times);
   v1::KvmState again;
