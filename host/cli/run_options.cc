@@ -9,26 +9,52 @@
 namespace ktstr {
 namespace {
 
-template <typename Value>
-using Choices = std::vector<std::pair<std::string, Value>>;
-
 // An option that takes one of a few words, in upper or lower case; the first one is its default.
 template <typename Value>
-CLI::Option* add_choice(CLI::App& app, const std::string& name, Value& value, const Choices<Value>& choices,
-                        const std::string& text) {
+struct Choice {
+  const char* name;
+  std::vector<std::pair<std::string, Value>> words;
+};
+
+const Choice<AccelChoice> kAccel{
+    "--accel", {{"auto", AccelChoice::kAuto}, {"kvm", AccelChoice::kKvm}, {"tcg", AccelChoice::kTcg}}};
+const Choice<RamPages> kPages{
+    "--pages",
+    {{"normal", RamPages::kNormal}, {"transparent", RamPages::kTransparent}, {"hugetlb", RamPages::kHuge}}};
+const Choice<RunRequest::Clone> kClone{"--clone",
+                                       {{"auto", RunRequest::Clone::kAuto},
+                                        {"always", RunRequest::Clone::kAlways},
+                                        {"never", RunRequest::Clone::kNever}}};
+const Choice<RunRequest::OnFreeze> kOnFreeze{"--on-freeze",
+                                             {{"continue", RunRequest::OnFreeze::kContinue},
+                                              {"stop", RunRequest::OnFreeze::kStop},
+                                              {"off", RunRequest::OnFreeze::kOff}}};
+const Choice<RunRequest::FreezeAt> kFreezeAt{
+    "--freeze-at", {{"claim", RunRequest::FreezeAt::kClaim}, {"dump", RunRequest::FreezeAt::kDump}}};
+const Choice<std::optional<TrapKind>> kTraps{
+    "--traps", {{"auto", std::nullopt}, {"breakpoint", TrapKind::kBreakpoint}, {"port", TrapKind::kPort}}};
+
+template <typename Value>
+std::string words_of(const Choice<Value>& choice) {
   std::string words;
-  for (const auto& [word, meaning] : choices) words += (words.empty() ? "" : "|") + word;
-  const auto take = [&value, choices, name, words](const std::string& given) {
-    for (const auto& [word, meaning] : choices) {
+  for (const auto& [word, meaning] : choice.words) words += (words.empty() ? "" : "|") + word;
+  return words;
+}
+
+// `choice` lives as long as `app`.
+template <typename Value>
+CLI::Option* add_choice(CLI::App& app, const Choice<Value>& choice, Value& value, const std::string& text) {
+  const auto take = [&value, &choice](const std::string& given) {
+    for (const auto& [word, meaning] : choice.words) {
       if (CLI::detail::to_lower(given) != word) continue;
       value = meaning;
       return;
     }
-    throw CLI::ValidationError(name, fmt::format("'{}' is none of {}", given, words));
+    throw CLI::ValidationError(choice.name, fmt::format("'{}' is none of {}", given, words_of(choice)));
   };
-  return app.add_option_function<std::string>(name, take, text)
-      ->type_name(words)
-      ->default_str(choices.front().first);
+  return app.add_option_function<std::string>(choice.name, take, text)
+      ->type_name(words_of(choice))
+      ->default_str(choice.words.front().first);
 }
 
 }  // namespace
@@ -101,16 +127,12 @@ void add_run_options(CLI::App& app, RunRequest& request) {
                  "Guest RAM, e.g. 1G (default: what the files need, at least 512M)")
       ->group(machine)
       ->type_name("SIZE");
-  add_choice<AccelChoice>(
-      app, "--accel", request.accel,
-      {{"auto", AccelChoice::kAuto}, {"kvm", AccelChoice::kKvm}, {"tcg", AccelChoice::kTcg}},
-      "The machine: kvm where the host can, else tcg, which is emulation by QEMU")
+  add_choice(app, kAccel, request.accel,
+             "The machine: kvm where the host can, else tcg, which is emulation by QEMU")
       ->group(machine);
-  add_choice<RamPages>(
-      app, "--pages", request.pages,
-      {{"normal", RamPages::kNormal}, {"transparent", RamPages::kTransparent}, {"hugetlb", RamPages::kHuge}},
-      "Guest RAM of a kvm machine: normal pages, transparent huge ones where the host has them, or "
-      "from the pool that the host has set aside (hugetlb)")
+  add_choice(app, kPages, request.pages,
+             "Guest RAM of a kvm machine: normal pages, transparent huge ones where the host has them, or "
+             "from the pool that the host has set aside (hugetlb)")
       ->group(machine);
   app.add_option("--pin-vcpus", request.pin_vcpus,
                  "Host CPUs for the vCPUs of a kvm machine, one each in ascending order, e.g. 2-3 or all")
@@ -141,35 +163,26 @@ void add_run_options(CLI::App& app, RunRequest& request) {
                  "Longest time to PID 1, waiting for host CPUs not counted (default 60s)")
       ->group(machine)
       ->type_name("D");
-  add_choice<RunRequest::Clone>(
-      app, "--clone", request.clone,
-      {{"auto", RunRequest::Clone::kAuto},
-       {"always", RunRequest::Clone::kAlways},
-       {"never", RunRequest::Clone::kNever}},
-      "Go on from a snapshot of an earlier run's guest in place of booting: auto, where one fits, "
-      "else boot and keep the guest; always, or not at all; never (ktstr-vm cache shows them)")
+  add_choice(app, kClone, request.clone,
+             "Go on from a snapshot of an earlier run's guest in place of booting: auto, where one fits, "
+             "else boot and keep the guest; always, or not at all; never (ktstr-vm cache shows them)")
       ->group(machine);
   app.add_flag("!--no-retry", request.retry, "Do not repeat a run that the emulator itself broke")
       ->group(machine);
 
   const std::string dumps = "Dumps";
-  add_choice<RunRequest::OnFreeze>(
-      app, "--on-freeze", request.on_freeze,
-      {{"continue", RunRequest::OnFreeze::kContinue},
-       {"stop", RunRequest::OnFreeze::kStop},
-       {"off", RunRequest::OnFreeze::kOff}},
+  add_choice(
+      app, kOnFreeze, request.on_freeze,
       "When the scheduler fails, the guest is frozen and its sched_ext state written to dump-1.txt, .json "
       "and .pb. Then: continue, so that the kernel's own dump comes too; stop; or off, no freeze at all")
       ->group(dumps);
-  add_choice<RunRequest::FreezeAt>(
-      app, "--freeze-at", request.freeze_at,
-      {{"claim", RunRequest::FreezeAt::kClaim}, {"dump", RunRequest::FreezeAt::kDump}},
+  add_choice(
+      app, kFreezeAt, request.freeze_at,
       "claim: where the kernel takes note of the error, the earliest moment; dump: right before the kernel "
       "writes its own dump, for comparing the two")
       ->group(dumps);
-  add_choice<std::optional<TrapKind>>(
-      app, "--traps", request.traps,
-      {{"auto", std::nullopt}, {"breakpoint", TrapKind::kBreakpoint}, {"port", TrapKind::kPort}},
+  add_choice(
+      app, kTraps, request.traps,
       "How a kvm machine notices the failure: by the CPU's breakpoint registers, or, where breakpoints do "
       "not arrive, by an I/O instruction in the kernel's code")
       ->group(dumps);

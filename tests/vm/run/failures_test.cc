@@ -62,7 +62,7 @@ TEST_F(Failures, ACrashOfPid1IsReportedWithABacktrace) {
 }
 
 TEST_F(Failures, WhatIsSentRightBeforeTheEndArrives) {
-  const VmRun run = inject("late-output", {"--duration", "200ms"});
+  const VmRun run = inject("late-output", {"--duration", "2s"});
   EXPECT_EQ(run.exit_code, 0) << run.describe();
   std::ifstream log(run.folder / "scheduler.log");
   const std::string text{std::istreambuf_iterator<char>(log), {}};

@@ -74,7 +74,8 @@ TEST_F(Lifecycle, SigkillLeavesNoEmulatorAndNoFile) {
     for (const pid_t emulator : processes_with(marker())) {
       if (emulator != pid) emulators.emplace_back(static_cast<int>(::syscall(SYS_pidfd_open, emulator, 0)));
     }
-    ASSERT_FALSE(emulators.empty());
+    // The kvm machine is ktstr-vm itself.
+    EXPECT_EQ(emulators.empty(), on_kvm());
     ::kill(pid, SIGKILL);
   });
   EXPECT_EQ(run.exit_code, 128 + SIGKILL);
