@@ -109,7 +109,10 @@ Expected<void> MachineUnderTest::start() {
 bool MachineUnderTest::run_until(const std::function<bool()>& done, std::chrono::seconds limit) {
   const auto deadline = std::chrono::steady_clock::now() + limit;
   while (!done()) {
-    if (std::chrono::steady_clock::now() >= deadline) return false;
+    if (std::chrono::steady_clock::now() >= deadline) {
+      if (limit >= kBootLimit && serial.empty()) fmt::print("{}{}", kStoodStill, state());
+      return false;
+    }
     if (loop_.stopped()) loop_.restart();
     loop_.run_one_until(deadline);
   }
@@ -137,8 +140,10 @@ std::string MachineUnderTest::places() {
     const auto regs = machine_->registers(cpu);
     if (!regs) break;
     const auto at = symbols ? symbols->table.nearest(regs->rip) : std::nullopt;
-    text += fmt::format("vCPU {}: rip {:#x} ({}), rflags {:#x}, halted: {}\n", cpu, regs->rip,
-                        at ? at->name : "?", regs->rflags, regs->halted.value_or(false));
+    text += fmt::format(
+        "vCPU {}: rip {:#x} ({}), rflags {:#x}, halted: {}, rcx {:#x}, rsi {:#x}, rdi {:#x}, cr2 {:#x}\n",
+        cpu, regs->rip, at ? at->name : "?", regs->rflags, regs->halted.value_or(false), regs->rcx, regs->rsi,
+        regs->rdi, regs->cr2);
   }
   if (const auto resumed = machine_->resume(); !resumed) text += resumed.error().to_string() + "\n";
   return text;

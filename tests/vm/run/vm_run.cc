@@ -50,6 +50,16 @@ std::string last_line_of(std::string text) {
   return text.substr(text.rfind('\n') + 1);
 }
 
+// A boot that took all of its time without a word: tests/nested/unless_stood_still looks for what is printed
+// then.
+bool stood_still(const VmRun& run) {
+  constexpr std::uint64_t kLongBootNs = 50'000'000'000;
+  std::error_code error;
+  return run.exit_code == 10 && run.result.is_object() && run.result.contains("host") &&
+         run.result["host"].value("wall_ns", std::uint64_t{0}) > kLongBootNs &&
+         fs::file_size(run.folder / "console.log", error) == 0;
+}
+
 }  // namespace
 
 std::string VmRun::reason_kind() const {
@@ -135,6 +145,7 @@ VmRun VmTest::run(std::vector<std::string> arguments, const std::function<void(p
   const fs::path latest = folder_ / "out" / "latest";
   if (fs::exists(latest, error)) run.folder = fs::canonical(latest, error);
   run.result = nlohmann::json::parse(slurp(run.folder / "result.json"), nullptr, false);
+  if (stood_still(run)) std::cout << "the guest stood still before its first message\n" << run.describe();
   return run;
 }
 
