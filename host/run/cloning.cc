@@ -155,7 +155,8 @@ void Cloning::give_up(const std::string& why, bool damaged) {
   record_.set_booted_because(fmt::format("the snapshot {} is of no use: {}", short_key(key), why));
   warn(record_.booted_because());
   // Another run may use it at this moment, and then it stays.
-  if (damaged) static_cast<void>(cache_.clear({key}));
+  if (!damaged) return;
+  if (auto cleared = cache_.clear({key}); !cleared) warn(cleared.error().to_string());
 }
 
 bool Cloning::keeps(SnapshotPoint point) const {

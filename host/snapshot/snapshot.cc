@@ -59,7 +59,7 @@ std::optional<Known> read_known(const SnapshotFolder& folder) {
 void store_known(const SnapshotFolder& folder, const Known& known) {
   std::string bytes(sizeof known, '\0');
   std::memcpy(bytes.data(), &known, sizeof known);
-  static_cast<void>(store_file(folder, kUseFile, bytes, 0600));
+  [[maybe_unused]] const auto stored = store_file(folder, kUseFile, bytes, 0600);
 }
 
 void set_last_used(const SnapshotFolder& folder, std::int64_t ns) {

@@ -3,6 +3,7 @@
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 
+#include <bit>
 #include <cerrno>
 #include <charconv>
 #include <string>
@@ -113,7 +114,7 @@ Expected<std::vector<RamRegion>> private_ram(QmpClient& qmp, pid_t process,
       return fail(ErrorCode::kHost, fmt::format("QEMU does not say where guest RAM from {:#x} on is: {}",
                                                 piece.gpa, quote(text)));
     // An address of that process: nobody here follows it.
-    auto* const there = reinterpret_cast<std::byte*>(*address);
+    auto* const there = std::bit_cast<std::byte*>(*address);
     regions.push_back({.gpa = piece.gpa, .host = std::span(there, piece.size), .process = process});
   }
   return regions;

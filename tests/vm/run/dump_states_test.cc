@@ -101,6 +101,7 @@ TEST_F(DumpStates, ACpuThatSpinsWithInterruptsOffIsInADumpOnRequest) {
 }
 
 TEST_F(DumpStates, FiveLevelPageTablesAgreeWithTheKernelsOwnDump) {
+  if (on_kvm()) GTEST_SKIP() << "of the tcg machine, whose CPU can be given features";
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(scheduler, fault_scheduler());
   const VmRun run = fault("7.2", "--stall-after 1 --timeout-ms 3000", {"--cpu-flags", "+la57"});
@@ -112,6 +113,7 @@ TEST_F(DumpStates, FiveLevelPageTablesAgreeWithTheKernelsOwnDump) {
 }
 
 TEST_F(DumpStates, FiveLevelPageTablesOfARandomisedKernel) {
+  if (on_kvm()) GTEST_SKIP() << "of the tcg machine, whose CPU can be given features";
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(scheduler, fault_scheduler());
   const VmRun run =

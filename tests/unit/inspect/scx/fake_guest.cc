@@ -243,7 +243,7 @@ void FakeGuest::make_cpus() {
   for (std::uint32_t cpu = 0; cpu < options_.cpus && has_symbol("__per_cpu_offset"); ++cpu)
     write(symbol("__per_cpu_offset") + 8 * cpu, units_[cpu] - Kva(per_cpu_begin_));
   ReadBudget budget(1 << 16, 100);
-  static_cast<void>(kernel_->load_per_cpu_offsets({*types_, *memory_, budget}));
+  [[maybe_unused]] const auto loaded = kernel_->load_per_cpu_offsets({*types_, *memory_, budget});
 }
 
 void FakeGuest::make_globals() {
