@@ -81,7 +81,7 @@ Expected<SnapshotCache::Found> SnapshotCache::find(const std::string& key, Snaps
 // Others may have the damaged one open as well: they keep their files, and only the name goes.
 std::string SnapshotCache::throw_away(const std::string& key, const SnapshotFolder& folder,
                                       const std::string& why) const {
-  const std::string what = fmt::format("the snapshot {} was thrown away: {}", short_key(key), why);
+  std::string what = fmt::format("the snapshot {} was thrown away: {}", short_key(key), why);
   const auto kept = [&](const Error& error) {
     return fmt::format("the snapshot {} is of no use: {}; and it cannot be removed: {}", short_key(key), why,
                        error.to_string());

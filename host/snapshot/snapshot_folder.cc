@@ -185,10 +185,12 @@ Expected<> make_cache_folder(const std::string& root) {
         ErrorCode::kHost, "cannot make the cache folder " + shown(parent.string()), error.value()));
   }
   if (::mkdir(root.c_str(), 0700) == 0) return {};
+  int why = errno;
   struct stat st = {};
-  if (errno == EEXIST && ::stat(root.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) return {};
-  if (errno == EEXIST) errno = ENOTDIR;
-  return fail_errno(ErrorCode::kHost, "cannot make the cache folder " + shown(root));
+  if (why == EEXIST && ::stat(root.c_str(), &st) == 0 && S_ISDIR(st.st_mode)) return {};
+  if (why == EEXIST) why = ENOTDIR;
+  return std::unexpected(
+      Error::from_errno(ErrorCode::kHost, "cannot make the cache folder " + shown(root), why));
 }
 
 Expected<UniqueFd> lock_cache(const std::string& root) {
@@ -210,7 +212,7 @@ Expected<std::vector<std::string>> names_in(const std::string& root, std::string
 }
 
 Expected<std::string> put_aside(const std::string& root, const std::string& path) {
-  const std::string aside = fmt::format("{}/.old-{}", root, random_name());
+  std::string aside = fmt::format("{}/.old-{}", root, random_name());
   if (::rename(path.c_str(), aside.c_str()) == 0) return aside;
   return fail_errno(ErrorCode::kHost, "cannot remove " + shown(path));
 }

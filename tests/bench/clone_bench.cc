@@ -14,6 +14,7 @@
 #include <charconv>
 #include <cstdio>
 #include <fstream>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -89,9 +90,9 @@ Expected<BootSpec> boot_spec(const KernelImage& kernel, AccelChoice accel, std::
 long private_kib(pid_t process) {
   std::ifstream smaps(fmt::format("/proc/{}/smaps_rollup", process));
   long total = 0;
-  for (std::string line; std::getline(smaps, line);) {
-    long kib = 0;
-    if (std::sscanf(line.c_str(), "Private_Dirty: %ld", &kib) == 1) total += kib;
+  for (std::string key, value; smaps >> key >> value;) {
+    if (key == "Private_Dirty:") total += std::stol(value);
+    smaps.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
   }
   return total;
 }

@@ -54,7 +54,7 @@ SeriesOutcome outcome(int exit_code, bool started = true) {
 
 TEST(SeriesReport, TheWorstRunCounts) {
   EXPECT_EQ(worst_of({}), nullptr);
-  const auto worst = [](std::vector<int> codes) {
+  const auto worst = [](const std::vector<int>& codes) {
     std::vector<SeriesOutcome> all;
     for (const int code : codes) all.push_back(outcome(code));
     return worst_of(all)->exit_code;

@@ -134,7 +134,7 @@ TEST_F(FileReceiverTest, PackedPiecesAreUnpackedAndDamagedOnesRefused) {
   EXPECT_EQ(files.problem(), "");
   EXPECT_EQ(files.received(), 500U);
   EXPECT_EQ(content("/text"), text);
-  const auto refused = [&](v1::FileData data, const char* why) {
+  const auto refused = [&](const v1::FileData& data, const char* why) {
     FileReceiver other = receiver();
     other.begin(file("/other", 500));
     other.data(data);
