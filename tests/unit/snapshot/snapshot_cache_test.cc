@@ -372,7 +372,7 @@ TEST_F(SnapshotCacheTest, NearestNamesWhatDiffers) {
   SnapshotInputs inputs = numbered_inputs(1);
   inputs.kernel = "another";
   inputs.cpu_flags = "+la57";
-  const std::string far = make_snapshot(cache_, sample_inputs());
+  make_snapshot(cache_, sample_inputs());  // farther away
   const auto nearest = cache_.nearest(inputs);
   ASSERT_TRUE(nearest);
   EXPECT_EQ(nearest->key, snapshot_key(numbered_inputs(1)));
@@ -449,9 +449,9 @@ TEST_F(SnapshotCacheTest, ClearTakesBeginningsOfKeys) {
 // A file system of 1 MiB; needs the right to mount, as a container's root usually has.
 class SmallDisk {
  public:
-  explicit SmallDisk(std::string path) : path_(std::move(path)) {
-    fs::create_directory(path_);
-    mounted_ = ::mount("tmpfs", path_.c_str(), "tmpfs", 0, "size=1m") == 0;
+  explicit SmallDisk(std::string path)
+      : path_(std::move(path)),
+        mounted_(fs::create_directory(path_) && ::mount("tmpfs", path_.c_str(), "tmpfs", 0, "size=1m") == 0) {
   }
   SmallDisk(const SmallDisk&) = delete;
   SmallDisk& operator=(const SmallDisk&) = delete;
@@ -462,7 +462,7 @@ class SmallDisk {
 
  private:
   std::string path_;
-  bool mounted_ = false;
+  bool mounted_;
 };
 
 TEST_F(SnapshotCacheTest, FullDiskIsAnErrorAndLeavesWhatWasThere) {

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -40,9 +41,12 @@ struct Beat {
 std::vector<Beat> beats(const std::string& serial) {
   std::vector<Beat> all;
   for (std::size_t at = serial.find("BEAT "); at != std::string::npos; at = serial.find("BEAT ", at + 1)) {
-    unsigned long long number = 0, sec = 0, nsec = 0;
-    char end = 0;
-    if (std::sscanf(serial.c_str() + at, "BEAT %llu %llu.%9llu%c", &number, &sec, &nsec, &end) == 4)
+    std::istringstream line(serial.substr(at, serial.find('\n', at) - at));
+    std::string beat;
+    std::uint64_t number = 0, sec = 0, nsec = 0;
+    char point = 0, end = 0;
+    // Whole, and not without its last digits.
+    if (line >> beat >> number >> sec >> point >> nsec && line.get(end))
       all.push_back({number, sec * 1'000'000'000 + nsec});
   }
   return all;

@@ -5,6 +5,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstring>
+#include <sstream>
 #include <thread>
 
 #include <fmt/core.h>
@@ -424,8 +425,9 @@ ClockLine next_clock_line(MachineUnderTest& machine) {
   EXPECT_TRUE(machine.run_until([&] {
     const std::size_t at = machine.serial.find("\nCLOCK ", length);
     if (at == std::string::npos || machine.serial.find('\n', at + 1) == std::string::npos) return false;
-    return std::sscanf(machine.serial.c_str() + at, "\nCLOCK %lld %lld %lld %lld", &line.mono,
-                       &line.worst_mono, &line.worst_real, &line.drift) == 4;
+    std::istringstream words(machine.serial.substr(at));
+    std::string clock;
+    return static_cast<bool>(words >> clock >> line.mono >> line.worst_mono >> line.worst_real >> line.drift);
   })) << machine.serial;
   return line;
 }
@@ -478,7 +480,7 @@ void expect_no_skew(const std::string& serial) {
   for (long long& interval : intervals) {
     line = serial.find(" interval:", line + 1);
     if (line == std::string::npos) return;  // not written yet
-    interval = std::atoll(serial.c_str() + line + std::strlen(" interval:"));
+    interval = std::strtoll(serial.c_str() + line + std::strlen(" interval:"), nullptr, 10);
   }
   EXPECT_LT(std::abs(intervals[0] - intervals[1]), 10'000'000) << serial;
 }

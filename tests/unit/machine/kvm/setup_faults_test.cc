@@ -114,7 +114,7 @@ TEST(SetUp, TooFewDescriptors) {
   const std::string text = in_child([] {
     int refused = 0;
     for (std::uint64_t more = 0; more < 100; ++more) {
-      const std::string error = try_start(
+      std::string error = try_start(
           2,
           [more] {
             const UniqueFd next(dup(0));
@@ -145,7 +145,7 @@ TEST(SetUp, TooLittleAddressSpace) {
   const std::string text = in_child([] {
     int refused = 0;
     for (std::uint64_t more = 8 * kMiB; more < kGiB; more += 8 * kMiB) {
-      const std::string error = try_start(
+      std::string error = try_start(
           4, [more] { set_limit(RLIMIT_AS, address_space() + more); },
           [] { set_limit(RLIMIT_AS, RLIM_INFINITY); });
       if (error.empty()) return fmt::format("{}", refused > 5 ? "good" : "too few were refused");
@@ -185,7 +185,7 @@ TEST(SetUp, TooFewThreads) {
     // Of this user's processes only ours count, normally.
     int refused = 0;
     for (std::uint64_t limit = 1; limit < 1000; ++limit) {
-      const std::string error = try_start(
+      std::string error = try_start(
           3, [limit] { set_limit(RLIMIT_NPROC, limit); }, [] { set_limit(RLIMIT_NPROC, 4096); });
       if (error.empty()) return fmt::format("{}", refused > 0 ? "good" : "none was refused");
       if (error.find("cannot make a thread for a vCPU: Resource temporarily unavailable") ==
