@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <sstream>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -65,9 +66,10 @@ std::vector<ClockLine> clock_lines(const std::string& serial) {
   for (std::size_t begin = 0, end = 0; (end = serial.find('\n', begin)) != std::string::npos;
        begin = end + 1) {
     ClockLine line;
+    std::istringstream words(serial.substr(begin, end - begin));
+    std::string clock;
     long long drift = 0;
-    if (std::sscanf(serial.substr(begin, end - begin).c_str(), "CLOCK %lld %lld %lld %lld", &line.mono,
-                    &line.worst_mono, &line.worst_real, &drift) == 4)
+    if (words >> clock >> line.mono >> line.worst_mono >> line.worst_real >> drift && clock == "CLOCK")
       lines.push_back(line);
   }
   return lines;

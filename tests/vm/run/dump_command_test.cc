@@ -79,6 +79,7 @@ TEST_F(LiveDumpsByCommand, ImagesThatDoNotFitAreRefused) {
   expect_refused("--memory " + text + " --kernel " + kernel_72, {"no ELF core"});
 
   const std::string vmlinux = (folder() / "vmlinux").string();
+  KTSTR_NEEDS(extract_vmlinux, environment("KTSTR_EXTRACT_VMLINUX"));
   ASSERT_TRUE(unpack_kernel(kernel_72, vmlinux));
   ASSERT_EQ(std::system(("objcopy --remove-section .BTF " + vmlinux + " 2>/dev/null").c_str()), 0);
   expect_refused("--memory " + core + " --vmlinux " + vmlinux, {"CONFIG_DEBUG_INFO_BTF"}, 11);

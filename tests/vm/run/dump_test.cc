@@ -322,6 +322,7 @@ TEST_F(LiveDumps, AVmlinuxOfAnotherBuildIsRefused) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
   KTSTR_NEEDS(kernel_618, kernel("6.18"));
   KTSTR_NEEDS(scheduler, fault_scheduler());
+  KTSTR_NEEDS(extract_vmlinux, environment("KTSTR_EXTRACT_VMLINUX"));
   const std::string other = (folder() / "vmlinux").string();
   ASSERT_TRUE(unpack_kernel(kernel_618, other));
   const VmRun run = run_on("7.2", {"--scheduler", scheduler, "--vmlinux", other});

@@ -40,8 +40,9 @@ FakeGuest::FakeGuest(FakeOptions options)
 
 std::vector<std::pair<std::string, std::uint64_t>> FakeGuest::symbol_list() const {
   std::vector<std::pair<std::string, std::uint64_t>> list(places_.begin(), places_.end());
-  std::stable_sort(list.begin(), list.end(),
-                   [](const auto& a, const auto& b) { return a.second < b.second; });
+  std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) {
+    return a.second != b.second ? a.second < b.second : a.first < b.first;
+  });
   return list;
 }
 
