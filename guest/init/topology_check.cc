@@ -125,6 +125,7 @@ class Comparison {
         compare_distances(node, folder);
         compare_memory(node, folder);
         compare_access(node, folder);
+        compare_memory_side_cache(node, folder);
       }
       first += size;
     }
@@ -233,6 +234,16 @@ class Comparison {
     };
     if (planned.has_latency_ns()) compare("read_latency", planned.latency_ns(), "ns");
     if (planned.has_bandwidth_mbs()) compare("read_bandwidth", planned.bandwidth_mbs(), "MB/s");
+  }
+
+  // drivers/base/node.c, node_add_cache(): one folder for each level.
+  void compare_memory_side_cache(std::uint32_t node, const std::string& folder) {
+    const auto planned = parse_size(planned_.nodes(static_cast<int>(node)).memory_side_cache());
+    if (!planned || *planned == 0) return;
+    const auto seen = read_number(folder + "/memory_side_cache/index1/size");
+    if (seen == *planned) return;
+    differ(fmt::format("node{}: memory-side cache {}, planned {}", node,
+                       seen ? format_size(*seen) : "not in /sys", format_size(*planned)));
   }
 
   const ktstr::v1::Topology& planned_;

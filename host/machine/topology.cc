@@ -135,7 +135,7 @@ std::uint8_t node_distance(const CpuTopology& topology, std::uint32_t from, std:
 
 bool wants_hmat(const CpuTopology& topology) {
   for (const NumaNode& node : topology.nodes)
-    if (node.latency_ns) return true;
+    if (node.latency_ns || node.memory_side_cache_bytes != 0) return true;
   return false;
 }
 

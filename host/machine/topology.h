@@ -25,6 +25,7 @@ struct NumaNode {
   // none.
   std::optional<std::uint32_t> latency_ns;
   std::optional<std::uint32_t> bandwidth_mbs;  // MB/s
+  std::uint64_t memory_side_cache_bytes = 0;   // of a cache in front of this memory, for the HMAT; 0: none
   bool operator==(const NumaNode&) const = default;
 };
 
@@ -68,7 +69,7 @@ std::uint32_t thread_bits(const CpuTopology& topology);
 std::uint32_t core_bits(const CpuTopology& topology);
 // As the SLIT has it.
 std::uint8_t node_distance(const CpuTopology& topology, std::uint32_t from, std::uint32_t to);
-// Whether any node has its latency and bandwidth given.
+// Whether any node has its latency and bandwidth given, or a memory-side cache.
 bool wants_hmat(const CpuTopology& topology);
 
 }  // namespace ktstr

@@ -82,7 +82,7 @@ Expected<void> check_topology_config(const CpuTopology& topology, const KernelCo
       {topology.llcs > 1, "several LLCs", "CONFIG_SCHED_MC"},
       {topology.numa_nodes > 1, "several NUMA nodes", "CONFIG_NUMA"},
       {topology.numa_nodes > 1, "several NUMA nodes", "CONFIG_X86_64_ACPI_NUMA"},
-      {wants_hmat(topology), "latencies and bandwidths of nodes", "CONFIG_ACPI_HMAT"},
+      {wants_hmat(topology), "latencies, bandwidths and caches of nodes", "CONFIG_ACPI_HMAT"},
   };
   for (const auto& [wanted, what, option] : kOptions) {
     if (!wanted || config.enabled(option)) continue;

@@ -20,6 +20,7 @@ constexpr int kMaxNodes = 64;                 // topology.h
 constexpr std::uint32_t kMaxLatencyNs = 4294967;
 constexpr std::uint32_t kLocalDistance = 10, kMaxDistance = 254;
 constexpr std::uint64_t kMemoryStep = std::uint64_t{2} << 20;  // a large page
+constexpr std::uint64_t kLeastCache = std::uint64_t{64} << 10;
 constexpr std::uint64_t kLeastMemory = std::uint64_t{16} << 20;
 constexpr std::uint64_t kMostMemory = std::uint64_t{16} << 40;  // the sum over all nodes cannot wrap
 
@@ -127,7 +128,21 @@ class Reader {
       node.latency_ns = message.latency_ns();
       node.bandwidth_mbs = message.bandwidth_mbs();
     }
+    if (!message.memory_side_cache().empty()) {
+      auto size = read_cache(path + ".memory_side_cache", message.memory_side_cache());
+      if (!size) return std::unexpected(std::move(size.error()));
+      node.memory_side_cache_bytes = *size;
+    }
     return node;
+  }
+
+  Expected<std::uint64_t> read_cache(const std::string& path, const std::string& text) const {
+    const auto size = parse_size(text);
+    if (!size) return wrong(path, size.error().message(), "a size with a unit, e.g. \"256M\"");
+    if (*size < kLeastCache || *size > kMostMemory)
+      return wrong(path, fmt::format("a memory-side cache cannot have {}", quote(text)),
+                   fmt::format("from {} to {}", format_size(kLeastCache), format_size(kMostMemory)));
+    return *size;
   }
 
   Expected<std::uint64_t> read_memory(const std::string& path, const std::string& text) const {
@@ -212,6 +227,8 @@ ktstr::v1::Topology message_of(const CpuTopology& topology) {
     if (node.memory_bytes != 0) described.set_memory(exact_size(node.memory_bytes));
     if (node.latency_ns) described.set_latency_ns(*node.latency_ns);
     if (node.bandwidth_mbs) described.set_bandwidth_mbs(*node.bandwidth_mbs);
+    if (node.memory_side_cache_bytes != 0)
+      described.set_memory_side_cache(exact_size(node.memory_side_cache_bytes));
   }
   for (std::size_t i = 0; i < topology.distances.size(); ++i) {
     if (i % topology.numa_nodes == 0) message.add_distances();

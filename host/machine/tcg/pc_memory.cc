@@ -19,7 +19,8 @@ constexpr std::uint64_t kMaxApicId = 254;
 Expected<void> check_pc_nodes(const CpuTopology& t) {
   if (wants_hmat(t)) {
     return fail(ErrorCode::kHost,
-                "the tcg machine has no HMAT: latency_ns and bandwidth_mbs of a node need --accel kvm");
+                "the tcg machine has no HMAT: latency_ns, bandwidth_mbs and memory_side_cache of a node need "
+                "--accel kvm");
   }
   for (std::uint32_t node = 1; node < t.numa_nodes; ++node) {
     const bool before_memory_only = first_llc(t, node - 1) == first_llc(t, node);

@@ -174,6 +174,17 @@ TEST_F(TopologyCheck, LatencyAndBandwidth) {
   EXPECT_HAS(find(topology)->text, "read_bandwidth 45000, planned 90000 MB/s");
 }
 
+TEST_F(TopologyCheck, AMemorySideCache) {
+  auto topology = planned();
+  topology.mutable_nodes(2)->set_memory_side_cache("64M");
+  ASSERT_TRUE(find(topology));
+  EXPECT_HAS(find(topology)->text, "node2: memory-side cache not in /sys, planned 64 MiB");
+  put("node/node2/memory_side_cache/index1/size", "67108864");
+  EXPECT_FALSE(find(topology));
+  put("node/node2/memory_side_cache/index1/size", "33554432");
+  EXPECT_HAS(find(topology)->text, "node2: memory-side cache 32 MiB, planned 64 MiB");
+}
+
 TEST_F(TopologyCheck, AKernelForFewerCpus) {
   put("cpu/kernel_max", "3");
   const auto found = find(planned());

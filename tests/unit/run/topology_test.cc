@@ -25,7 +25,7 @@ constexpr const char* kThreeNodes = R"(cores_per_llc: 2
 threads_per_core: 2
 nodes { llcs: 2 memory: "512M" }
 nodes { memory: "256M" }
-nodes { llcs: 0 memory: "1G" latency_ns: 250 bandwidth_mbs: 9000 }
+nodes { llcs: 0 memory: "1G" latency_ns: 250 bandwidth_mbs: 9000 memory_side_cache: "96M" }
 distances { to: [10, 21, 30] }
 distances { to: [21, 10, 40] }
 distances { to: [30, 40, 10] }
@@ -119,6 +119,8 @@ TEST(TopologyFile, NodesMemoryAndDistances) {
   EXPECT_EQ(topology->nodes[2].memory_bytes, kGiB);
   EXPECT_EQ(topology->nodes[2].latency_ns, 250U);
   EXPECT_EQ(topology->nodes[2].bandwidth_mbs, 9000U);
+  EXPECT_EQ(topology->nodes[2].memory_side_cache_bytes, std::uint64_t{96} << 20);
+  EXPECT_EQ(topology->nodes[0].memory_side_cache_bytes, 0U);
   EXPECT_EQ(node_distance(*topology, 1, 2), 40);
 }
 
@@ -159,6 +161,8 @@ TEST(TopologyFile, ErrorsHaveTheirPlaceAndAHint) {
       {"nodes { latency_ns: 5 }", "t.textproto:1:1: ", "both or none"},
       {"nodes { latency_ns: 0 bandwidth_mbs: 1 }", "t.textproto:1:9: ", "latency_ns"},
       {"nodes { latency_ns: 1 bandwidth_mbs: 0 }", "t.textproto:1:23: ", "bandwidth_mbs"},
+      {"nodes { memory_side_cache: \"5x\" }", "t.textproto:1:9: ", "256M"},
+      {"nodes { memory_side_cache: \"1K\" }", "t.textproto:1:9: ", "64 KiB"},
       {"numa_nodes: 2 nodes {}", "t.textproto:1:1: ", "leave numa_nodes out"},
       {"llcs: 2 nodes {}", "t.textproto:1:1: ", "leave llcs out"},
       {"nodes {} nodes {}\ndistances { to: [10, 20] }", "t.textproto:2:1: ", "for each node"},

@@ -179,8 +179,10 @@ class AttachCycles : public VmTest {
   void cycle_ten_times(const std::string& series) const {
     const char* program = std::getenv("KTSTR_ATTACH_CYCLES");
     ASSERT_NE(program, nullptr);
-    const VmRun run = run_on(series, {"--scheduler", program, "--scheduler-args", "10 /include/scx_simple",
-                                      "--include", example_scheduler("scx_simple"), "--duration", "500ms"});
+    // Of the scenario nothing is wanted but that its workers get some time, also in a guest in a guest.
+    const VmRun run =
+        run_on(series, {"--scheduler", program, "--scheduler-args", "10 /include/scx_simple", "--include",
+                        example_scheduler("scx_simple"), "--duration", on_kvm() ? "6s" : "500ms"});
     EXPECT_EQ(run.exit_code, 0) << run.describe();
     std::ifstream log(run.folder / "scheduler.log");
     const std::string text{std::istreambuf_iterator<char>(log), {}};

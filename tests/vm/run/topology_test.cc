@@ -59,13 +59,13 @@ TEST_F(Topology, AFileWithDistancesAndANodeWithoutCpus) {
   EXPECT_EQ(run.result["plan"]["machine"]["memory_bytes"].dump(), "939524096");
 }
 
-// PID 1 finds them in /sys/devices/system/node/nodeN/access*/initiators.
-TEST_F(Topology, LatenciesAndBandwidthsOfNodes) {
+// PID 1 finds them in /sys/devices/system/node/nodeN: access*/initiators, memory_side_cache.
+TEST_F(Topology, LatenciesBandwidthsAndCachesOfNodes) {
   if (!on_kvm()) GTEST_SKIP() << "not available: a real KVM (scripts/nested-kvm)";
   const VmRun run = run_with("7.2", file(R"(cores_per_llc: 1
 nodes { llcs: 1 memory: "512M" latency_ns: 90 bandwidth_mbs: 20000 }
 nodes { llcs: 1 memory: "256M" latency_ns: 120 bandwidth_mbs: 15000 }
-nodes { llcs: 0 memory: "256M" latency_ns: 250 bandwidth_mbs: 9000 }
+nodes { llcs: 0 memory: "256M" latency_ns: 250 bandwidth_mbs: 9000 memory_side_cache: "64M" }
 )"));
   ASSERT_EQ(run.exit_code, 0) << run.describe();
   EXPECT_NE(run.result["plan"]["machine"]["topology"].dump().find("250"), std::string::npos)

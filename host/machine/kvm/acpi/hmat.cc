@@ -11,8 +11,13 @@ constexpr std::uint8_t kRevision = 2;
 
 constexpr std::uint16_t kDomainAttributes = 0;  // structure types
 constexpr std::uint16_t kLocality = 1;
+constexpr std::uint16_t kMemorySideCache = 2;
 constexpr std::uint32_t kDomainAttributesSize = 40;
 constexpr std::uint32_t kLocalityHeaderSize = 32;
+constexpr std::uint32_t kMemorySideCacheSize = 32;
+
+// The only level of one, direct mapped, writes back, lines of 64 bytes.
+constexpr std::uint32_t kCacheAttributes = 1U | 1U << 4 | 1U << 8 | 1U << 12 | 64U << 16;
 
 constexpr std::uint16_t kInitiatorValid = 1;
 constexpr std::uint8_t kMemory = 0;  // hierarchy: memory, not a memory-side cache
@@ -108,6 +113,12 @@ std::vector<std::byte> make_hmat(const CpuTopology& topology, std::span<const Ra
   if (!latencies.empty()) {
     add_locality(hmat, kAccessLatency, domains, latencies, kPicosecondsPerNanosecond);
     add_locality(hmat, kAccessBandwidth, domains, bandwidths, 1);
+  }
+  for (const std::uint32_t node : domains.targets) {
+    const std::uint64_t size = topology.nodes[node].memory_side_cache_bytes;
+    if (size == 0) continue;
+    hmat.u16(kMemorySideCache).u16(0).u32(kMemorySideCacheSize).u32(node).u32(0);
+    hmat.u64(size).u32(kCacheAttributes).u16(0).u16(0);  // no SMBIOS handles
   }
   return std::move(hmat).finish();
 }

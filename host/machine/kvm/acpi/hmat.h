@@ -1,10 +1,12 @@
 // HMAT: how fast each node's memory is from each node with CPUs (ACPI 6.5, 5.2.28).
 //
-// Three structures. The attributes of a memory domain name the initiator that the memory is attached to: the
-// nearest node with CPUs. Two matrices, initiators by targets, have latencies in units of picoseconds and
-// bandwidths in units of MB/s, 16 bits each; the unit is one number for a whole matrix, chosen so that the
-// largest value fits (0xffff means "cannot be reached"). Linux multiplies in 32 bits (hmat_normalize): more
-// than 4,294,967 ns or 4,294,967,295 MB/s cannot be told.
+// Structures of three kinds. The attributes of a memory domain name the initiator that the memory is attached
+// to: the nearest node with CPUs. Two matrices, initiators by targets, have latencies in units of picoseconds
+// and bandwidths in units of MB/s, 16 bits each; the unit is one number for a whole matrix, chosen so that
+// the largest value fits (0xffff means "cannot be reached"). Linux multiplies in 32 bits (hmat_normalize):
+// more than 4,294,967 ns or 4,294,967,295 MB/s cannot be told.
+//
+// A cache in front of a node's memory has a structure of its own.
 //
 // A node's latency and bandwidth are those from the nearest CPUs. From others the latency grows with the SLIT
 // distance and the bandwidth falls with it.

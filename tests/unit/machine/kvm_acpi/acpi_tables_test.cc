@@ -312,6 +312,28 @@ TEST(Hmat, LatencyAndBandwidthFromEveryNodeWithCpus) {
                                                     {{1, 2}, 20000}}));
 }
 
+TEST(Hmat, ACacheInFrontOfANodesMemory) {
+  CpuTopology shape = cxl_topology();
+  const auto caches_of = [](const View& hmat) {
+    std::map<std::uint32_t, std::uint64_t> sizes;
+    for (std::size_t offset = 40; offset < hmat.size(); offset += u32(hmat, offset + 4)) {
+      if (u16(hmat, offset) != 2) continue;
+      EXPECT_EQ(u32(hmat, offset + 4), 32U);
+      EXPECT_EQ(u32(hmat, offset + 24), 0x401111U);  // level 1 of 1, direct mapped, writes back, 64 bytes
+      EXPECT_EQ(u16(hmat, offset + 30), 0U);         // no SMBIOS handles
+      sizes[u32(hmat, offset + 8)] = u64(hmat, offset + 16);
+    }
+    return sizes;
+  };
+  const auto tables = tables_of(Machine(shape));
+  EXPECT_EQ(caches_of(View(tables.at("HMAT"))), (std::map<std::uint32_t, std::uint64_t>{{2, 64 * kMiB}}));
+  // Alone it is reason enough for the table.
+  for (NumaNode& node : shape.nodes) node.latency_ns = node.bandwidth_mbs = std::nullopt;
+  EXPECT_TRUE(tables_of(Machine(shape)).contains("HMAT"));
+  shape.nodes[2].memory_side_cache_bytes = 0;
+  EXPECT_FALSE(tables_of(Machine(shape)).contains("HMAT"));
+}
+
 TEST(Hmat, LargeValuesTakeACoarserUnit) {
   CpuTopology shape = cxl_topology();
   shape.nodes[0].bandwidth_mbs = 400'000;

@@ -82,7 +82,11 @@ CpuTopology cxl_topology() {
           .threads_per_core = 1,
           .nodes = {{.llcs = 1, .memory_bytes = 256 * kMiB, .latency_ns = 90, .bandwidth_mbs = 60000},
                     {.llcs = 1, .memory_bytes = 256 * kMiB, .latency_ns = {}, .bandwidth_mbs = {}},
-                    {.llcs = 0, .memory_bytes = 512 * kMiB, .latency_ns = 300, .bandwidth_mbs = 20000}},
+                    {.llcs = 0,
+                     .memory_bytes = 512 * kMiB,
+                     .latency_ns = 300,
+                     .bandwidth_mbs = 20000,
+                     .memory_side_cache_bytes = 64 * kMiB}},
           .distances = {10, 21, 24, 21, 10, 14, 24, 14, 10}};
 }
 
