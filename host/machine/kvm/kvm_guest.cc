@@ -23,8 +23,6 @@ namespace {
 
 constexpr std::uint64_t kMinMemory = 64 * kMiB;
 constexpr std::uint64_t kMaxMemory = 512 * kGiB;
-// KVM's own default.
-constexpr std::uint32_t kHaltPollNs = 200'000;
 constexpr std::uint32_t kMaxFullChipApicId = 254;  // 255 is the broadcast address
 
 // A guest's lines and their interrupts, by way of its VM. An entry that KVM does not take interrupts nobody,
@@ -108,7 +106,8 @@ class GuestBuilder {
     if (!ram) return std::unexpected(std::move(ram.error()));
     guest_ = std::make_unique<KvmGuest>(*std::move(vm), *std::move(ram));
     // A vCPU that spins while it has nothing to do takes the CPU from one that has.
-    guest_->vm.set_halt_poll(spec_.topology.cpus() > usable_host_cpus() ? 0 : kHaltPollNs);
+    // Otherwise the host's administrator knows better (kvm.halt_poll_ns).
+    if (spec_.topology.cpus() > usable_host_cpus()) guest_->vm.stop_halt_polling();
     return bind_memory();
   }
 

@@ -98,11 +98,11 @@ Expected<void> Vm::set_reserved_pages() {
   return {};
 }
 
-void Vm::set_halt_poll(std::uint32_t nanoseconds) {
+void Vm::stop_halt_polling() {
   if (capability(KVM_CAP_HALT_POLL) == 0) return;
   kvm_enable_cap poll = {};
   poll.cap = KVM_CAP_HALT_POLL;
-  poll.args[0] = nanoseconds;
+  poll.args[0] = 0;  // ns, at most
   // A KVM that has the capability takes any number; and a guest runs with either.
   [[maybe_unused]] const auto set = KVM_CALL(vm_.get(), KVM_ENABLE_CAP, &poll);
 }

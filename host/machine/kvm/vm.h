@@ -59,9 +59,9 @@ class Vm {
   Expected<void> set_message_routes(std::span<const std::optional<InterruptMessage>> routes);
   Expected<void> send_message(const InterruptMessage& message);
 
-  // How long KVM spins for a vCPU that has halted before it lets the host's CPU go, at most, ns; 0: not at
-  // all. Nothing on a KVM without KVM_CAP_HALT_POLL, which does as its module's parameter says. api.rst 7.20.
-  void set_halt_poll(std::uint32_t nanoseconds);
+  // KVM lets the host's CPU go at once when a vCPU halts, and does not spin first. Nothing on a KVM without
+  // KVM_CAP_HALT_POLL, which does as its module's parameter says. api.rst 7.20.
+  void stop_halt_polling();
 
   // The guest's kvmclock, ns, and what else KVM_GET_CLOCK tells; api.rst 4.29, 4.30. Only with all vCPUs out
   // of KVM_RUN.
