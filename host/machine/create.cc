@@ -10,6 +10,7 @@
 #include <fmt/core.h>
 
 #include "host/machine/host_resources.h"
+#include "host/machine/kvm/kvm_capabilities.h"
 #include "host/machine/kvm/kvm_machine.h"
 #include "host/machine/tcg/pc_memory.h"
 #include "host/machine/tcg/tcg_machine.h"
@@ -35,6 +36,7 @@ std::string kvm_obstacle(const HostVirtualization& host) {
         "{} is there, but the CPU has neither vmx nor svm: a software KVM cannot run stock kernels",
         kKvmDevice);
   }
+  if (!host.kvm_lacks.empty()) return fmt::format("{} lacks {}", kKvmDevice, host.kvm_lacks);
   return {};
 }
 
@@ -62,6 +64,7 @@ HostVirtualization probe_host_virtualization() {
   const UniqueFd kvm(open(kKvmDevice, O_RDWR | O_CLOEXEC));
   if (kvm) {
     host.kvm_api_version = ioctl(kvm.get(), KVM_GET_API_VERSION, 0);
+    host.kvm_lacks = kvm::missing_required(kvm::ask_capabilities(kvm.get()));
   } else {
     host.kvm_errno = errno;
   }

@@ -35,6 +35,7 @@ struct HostVirtualization {
   int kvm_api_version = -1;  // KVM_GET_API_VERSION (Documentation/virt/kvm/api.rst 4.1), -1: the call failed
   bool cpu_has_vmx = false;  // flags line of /proc/cpuinfo
   bool cpu_has_svm = false;
+  std::string kvm_lacks = {};  // kvm::missing_required()
 };
 HostVirtualization probe_host_virtualization();
 

@@ -16,7 +16,8 @@ enum class RamPages {
 struct HostUse {
   RamPages pages = RamPages::kNormal;
   // The host CPU of each vCPU; empty: none is pinned. The guest of pinned vCPUs is told that they are not
-  // preempted for long, and each of its nodes' memory is taken from the host's nodes that its CPUs are on.
+  // preempted for long (KVM_HINTS_REALTIME), and its nodes' memory is taken from the host's nodes that their
+  // CPUs are on.
   std::vector<std::uint32_t> vcpu_cpus = {};
   int fifo_priority = 0;  // of SCHED_FIFO for vCPUs' threads, 1 to 99; 0: the usual policy
   bool operator==(const HostUse&) const = default;

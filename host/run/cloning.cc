@@ -156,7 +156,9 @@ void Cloning::give_up(const std::string& why, bool damaged) {
   warn(record_.booted_because());
   // Another run may use it at this moment, and then it stays.
   if (!damaged) return;
-  if (auto cleared = cache_.clear({key}); !cleared) warn(cleared.error().to_string());
+  // Of kUsage: another run was faster.
+  if (auto cleared = cache_.clear({key}); !cleared && cleared.error().code() != ErrorCode::kUsage)
+    warn(cleared.error().to_string());
 }
 
 bool Cloning::keeps(SnapshotPoint point) const {

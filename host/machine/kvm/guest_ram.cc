@@ -109,7 +109,7 @@ Expected<void> GuestRam::map_from(int file, std::uint64_t offset, std::span<std:
       });
 }
 
-Expected<void> GuestRam::bind(std::size_t node, const CpuSet& host_nodes) {
+Expected<void> GuestRam::prefer_host_nodes(std::size_t node, const CpuSet& host_nodes) {
   constexpr std::size_t kBits = 1024;  // nodes that any kernel can have (MAX_NUMNODES)
   constexpr std::size_t kWordBits = 64;
   std::array<unsigned long, kBits / kWordBits> mask = {};
@@ -117,7 +117,7 @@ Expected<void> GuestRam::bind(std::size_t node, const CpuSet& host_nodes) {
     if (host_node < kBits) mask[host_node / kWordBits] |= 1UL << host_node % kWordBits;
   const auto memory = nodes_[node].mutable_bytes();
   // One bit more than there are: the kernel takes one off (get_nodes()).
-  if (syscall(SYS_mbind, memory.data(), memory.size(), MPOL_BIND, mask.data(), kBits + 1, 0) != 0) {
+  if (syscall(SYS_mbind, memory.data(), memory.size(), MPOL_PREFERRED_MANY, mask.data(), kBits + 1, 0) != 0) {
     return fail_errno(ErrorCode::kHost,
                       fmt::format("cannot take the memory of node {} from the host's nodes {}", node,
                                   host_nodes.to_string()));

@@ -37,9 +37,10 @@ class GuestRam {
   // long as this lives; a descriptor of it is kept. Errors: kUsage when the file has another size; kHost.
   static Expected<GuestRam> create_from(int file, std::span<const std::uint64_t> node_bytes, RamPages pages);
 
-  // The memory of `node` is taken from these nodes of the host only (mbind(2), MPOL_BIND); what was touched
-  // before stays where it is. Error kHost: there is no such node, or binding is not allowed here.
-  Expected<void> bind(std::size_t node, const CpuSet& host_nodes);
+  // The memory of `node` is taken from these nodes of the host as long as they have some (mbind(2),
+  // MPOL_PREFERRED_MANY). What was touched before stays where it is, and so does what is a file's until it is
+  // written to. Error kHost: there is no such node, or this is not allowed here.
+  Expected<void> prefer_host_nodes(std::size_t node, const CpuSet& host_nodes);
 
   // Writes all memory to an empty file, node after node, pages of zeros as holes. Nobody may change it
   // meanwhile. The checksum of it as of SparseChecksum. Error kHost.

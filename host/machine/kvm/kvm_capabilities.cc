@@ -67,13 +67,18 @@ std::vector<CapabilityAnswer> ask_capabilities(int kvm) {
   return answers;
 }
 
-Expected<void> check_required(std::span<const CapabilityAnswer> answers) {
+std::string missing_required(std::span<const CapabilityAnswer> answers) {
   std::string missing;
   for (const CapabilityAnswer& answer : answers) {
     if (!answer.capability->required || answer.value != 0) continue;
     missing += fmt::format("{}{} (without it {})", missing.empty() ? "" : ", ", answer.capability->name,
                            answer.capability->lost_without);
   }
+  return missing;
+}
+
+Expected<void> check_required(std::span<const CapabilityAnswer> answers) {
+  const std::string missing = missing_required(answers);
   if (missing.empty()) return {};
   return fail(ErrorCode::kHost, "this host's KVM lacks " + missing + "; use --accel tcg");
 }

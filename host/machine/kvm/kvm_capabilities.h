@@ -33,6 +33,10 @@ struct CapabilityAnswer {
 // counts as 0.
 std::vector<CapabilityAnswer> ask_capabilities(int kvm);
 
+// Every required capability with the value 0, by name, with what it is for: "KVM_CAP_IRQCHIP (without it
+// ...)"; empty when none is missing.
+std::string missing_required(std::span<const CapabilityAnswer> answers);
+
 // Error kHost that names every required capability with the value 0, and what each is for.
 Expected<void> check_required(std::span<const CapabilityAnswer> answers);
 

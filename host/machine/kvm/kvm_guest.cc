@@ -50,17 +50,18 @@ class GuestBuilder {
   // The boot sequence, and how a clone comes up.
   Expected<std::unique_ptr<KvmGuest>> build() {
     using Step = Expected<void> (GuestBuilder::*)();
-    static constexpr Step kBoot[] = {&GuestBuilder::make_vm_and_memory,   &GuestBuilder::check_vcpu_limits,
-                                     &GuestBuilder::connect_memory,       &GuestBuilder::make_interrupt_chip,
-                                     &GuestBuilder::load_kernel_files,    &GuestBuilder::write_acpi_tables,
-                                     &GuestBuilder::plug_in_serial,       &GuestBuilder::plug_in_power,
-                                     &GuestBuilder::plug_in_console,      &GuestBuilder::make_vcpus,
-                                     &GuestBuilder::collect_serial_writes};
-    static constexpr Step kClone[] = {
-        &GuestBuilder::read_snapshot,  &GuestBuilder::make_vm_and_memory,   &GuestBuilder::check_vcpu_limits,
-        &GuestBuilder::connect_memory, &GuestBuilder::make_interrupt_chip,  &GuestBuilder::plug_in_serial,
-        &GuestBuilder::plug_in_power,  &GuestBuilder::plug_in_console,      &GuestBuilder::make_vcpus,
-        &GuestBuilder::load_snapshot,  &GuestBuilder::collect_serial_writes};
+    static constexpr Step kBoot[] = {&GuestBuilder::make_vm_and_memory, &GuestBuilder::check_vcpu_limits,
+                                     &GuestBuilder::connect_memory,     &GuestBuilder::make_interrupt_chip,
+                                     &GuestBuilder::load_kernel_files,  &GuestBuilder::place_memory,
+                                     &GuestBuilder::write_acpi_tables,  &GuestBuilder::plug_in_serial,
+                                     &GuestBuilder::plug_in_power,      &GuestBuilder::plug_in_console,
+                                     &GuestBuilder::make_vcpus,         &GuestBuilder::collect_serial_writes};
+    static constexpr Step kClone[] = {&GuestBuilder::read_snapshot,     &GuestBuilder::make_vm_and_memory,
+                                      &GuestBuilder::check_vcpu_limits, &GuestBuilder::place_memory,
+                                      &GuestBuilder::connect_memory,    &GuestBuilder::make_interrupt_chip,
+                                      &GuestBuilder::plug_in_serial,    &GuestBuilder::plug_in_power,
+                                      &GuestBuilder::plug_in_console,   &GuestBuilder::make_vcpus,
+                                      &GuestBuilder::load_snapshot,     &GuestBuilder::collect_serial_writes};
     for (const Step step : spec_.snapshot ? std::span<const Step>(kClone) : std::span<const Step>(kBoot)) {
       if (auto done = (this->*step)(); !done) return std::unexpected(std::move(done.error()));
     }
@@ -105,14 +106,15 @@ class GuestBuilder {
     if (!ram && spec_.snapshot) return refuse_snapshot(std::move(ram.error()));
     if (!ram) return std::unexpected(std::move(ram.error()));
     guest_ = std::make_unique<KvmGuest>(*std::move(vm), *std::move(ram));
-    // A vCPU that spins while it has nothing to do takes the CPU from one that has.
-    // Otherwise the host's administrator knows better (kvm.halt_poll_ns).
+    // A vCPU that spins while it has nothing to do takes the CPU from one that has. Otherwise the host's
+    // administrator knows better (kvm.halt_poll_ns).
     if (spec_.topology.cpus() > usable_host_cpus()) guest_->vm.stop_halt_polling();
-    return bind_memory();
+    return {};
   }
 
-  // Each node's memory to where its pinned vCPUs are; nothing where the host has one node anyway.
-  Expected<void> bind_memory() {
+  // Each node's memory to where its pinned vCPUs are; nothing where the host has one node anyway. Behind the
+  // mapping of files, which replaces what is there.
+  Expected<void> place_memory() {
     if (host_use_.vcpu_cpus.empty() || access("/sys/devices/system/node/node1", F_OK) != 0) return {};
     std::vector<CpuSet> host_cpus(spec_.topology.numa_nodes);
     for (std::uint32_t cpu = 0; cpu < spec_.topology.cpus(); ++cpu)
@@ -120,7 +122,9 @@ class GuestBuilder {
     for (std::size_t node = 0; node < host_cpus.size(); ++node) {
       const CpuSet host_nodes = host_nodes_of(host_cpus[node]);
       if (host_nodes.empty()) continue;  // a node of memory alone
-      if (auto bound = guest_->ram.bind(node, host_nodes); !bound) return bound;
+      // A guest runs with its memory elsewhere as well.
+      if (auto placed = guest_->ram.prefer_host_nodes(node, host_nodes); !placed)
+        guest_->warnings.push_back(placed.error().to_string());
     }
     return {};
   }
@@ -214,7 +218,7 @@ class GuestBuilder {
     const auto supported = guest_->vm.supported_cpuid();
     if (!supported) return std::unexpected(supported.error());
     const CpuTopology& topology = spec_.topology;
-    const CpuidOptions options = {.realtime_hint = !host_use_.vcpu_cpus.empty(),
+    const CpuidOptions options = {.realtime_hint = has_realtime_hint(topology, host_use_),
                                   .tsc_deadline = guest_->vm.capability(KVM_CAP_TSC_DEADLINE_TIMER) != 0,
                                   .msi_ext_dest_id = split_};
     guest_->vcpus.reserve(topology.cpus());
@@ -249,6 +253,10 @@ class GuestBuilder {
 };
 
 }  // namespace
+
+bool has_realtime_hint(const CpuTopology& topology, const HostUse& host_use) {
+  return !host_use.vcpu_cpus.empty() && topology.cpus() <= usable_host_cpus();
+}
 
 void plug_in_io_apic(KvmGuest& guest) {
   guest.messages = std::make_unique<VmMessages>(guest.vm);

@@ -69,12 +69,16 @@ struct KvmGuest {
   CoalescedWrites coalesced{ports};        // to the serial port
   std::string cpuid_digest;                // XXH3-128 of what the first vCPU was shown
   std::optional<GuestTimes> times;         // of a clone: when it goes on
+  std::vector<std::string> warnings;       // of what could be had only in part
 };
 
 // Nothing runs yet. Errors: kUsage for what cannot be loaded; kHost, also for a snapshot that is damaged or
 // of another guest.
 Expected<std::unique_ptr<KvmGuest>> build_guest(const BootSpec& spec, std::string_view command_line,
                                                 const HostUse& host_use, const GuestCallbacks& callbacks);
+
+// Whether the guest is told that its CPUs are not preempted for long: they are pinned, and there are enough.
+bool has_realtime_hint(const CpuTopology& topology, const HostUse& host_use);
 
 // Puts in the I/O APIC that a split interrupt chip leaves to us.
 void plug_in_io_apic(KvmGuest& guest);

@@ -101,6 +101,7 @@ Expected<void> KvmMachine::build() {
                             .attention = on_vcpu([this] { bell_.ring(); })});
   if (!guest) return std::unexpected(std::move(guest.error()));
   guest_ = *std::move(guest);
+  warnings_.insert(warnings_.end(), guest_->warnings.begin(), guest_->warnings.end());
   guest_->console->set_receiver(kHvcPort, [this](std::span<const std::byte> bytes) {
     if (console_receiver_) console_receiver_(ConsolePort::kHvc, bytes);
   });
@@ -168,8 +169,8 @@ Machine::SnapshotTerms KvmMachine::snapshot_terms() const {
   for (const std::string& flag : host_cpu_flags()) flags += flag + " ";
   SnapshotTerms terms{.state_version = kKvmStateVersion,
                       .host = {{"CPU", host_cpu_model()}, {"CPU flags", Xxh3::hex_of(flags)}}};
-  // In what CPUID says.
-  if (!options_.host_use.vcpu_cpus.empty()) terms.host["pinned vCPUs"] = "yes";
+  // CPUID says so.
+  if (has_realtime_hint(spec_.topology, options_.host_use)) terms.host["pinned vCPUs"] = "yes";
   utsname names{};
   if (::uname(&names) == 0) terms.host["kernel"] = names.release;
   return terms;

@@ -21,6 +21,8 @@ TEST(ChooseMachine, AutoSaysWhyThereIsNoKvm) {
   EXPECT_EQ(reason({.kvm_api_version = -1}), "/dev/kvm does not answer");
   EXPECT_EQ(reason({.kvm_api_version = 13}), "/dev/kvm speaks API version 13, not 12");
   EXPECT_NE(reason({.kvm_api_version = 12}).find("neither vmx nor svm"), std::string::npos);
+  EXPECT_EQ(reason({.kvm_api_version = 12, .cpu_has_svm = true, .kvm_lacks = "KVM_CAP_IRQFD (without it x)"}),
+            "/dev/kvm lacks KVM_CAP_IRQFD (without it x)");
 }
 
 TEST(ChooseMachine, AutoTakesHardwareVirtualization) {

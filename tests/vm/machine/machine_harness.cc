@@ -110,7 +110,7 @@ bool MachineUnderTest::run_until(const std::function<bool()>& done, std::chrono:
   const auto deadline = std::chrono::steady_clock::now() + limit;
   while (!done()) {
     if (std::chrono::steady_clock::now() >= deadline) {
-      if (limit >= kBootLimit && serial.empty()) fmt::print("{}{}", kStoodStill, state());
+      if (limit >= kBootLimit && serial.empty() && events.empty()) say_stood_still();
       return false;
     }
     if (loop_.stopped()) loop_.restart();
@@ -147,6 +147,12 @@ std::string MachineUnderTest::places() {
   }
   if (const auto resumed = machine_->resume(); !resumed) text += resumed.error().to_string() + "\n";
   return text;
+}
+
+void MachineUnderTest::say_stood_still() {
+  const auto* const test = ::testing::UnitTest::GetInstance()->current_test_info();
+  if (test != nullptr)
+    fmt::print("{} {}.{}\n{}", kStoodStill, test->test_suite_name(), test->name(), state());
 }
 
 std::string MachineUnderTest::state() {

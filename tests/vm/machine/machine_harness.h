@@ -20,8 +20,9 @@ namespace ktstr::test {
 // Generous: the tests also run on loaded machines. Nothing waits this long when all is well.
 inline constexpr std::chrono::seconds kBootLimit{120};
 
-// Printed when a guest has not said a word in that time: tests/nested/unless_stood_still looks for it.
-inline constexpr const char* kStoodStill = "the guest stood still before its first message\n";
+// Printed, with the test's name behind it, when a guest that lives has not said a word in that time:
+// tests/nested/unless_stood_still looks for it.
+inline constexpr const char* kStoodStill = "stood still before its first message: the guest of";
 
 // The kernel in the folder that KTSTR_TEST_KERNEL_72 names, or another one by KTSTR_TEST_MACHINE_SERIES
 // ("618"); nothing when it is not set.
@@ -83,6 +84,7 @@ class MachineUnderTest {
 
  private:
   std::string places();
+  void say_stood_still();
 
   boost::asio::io_context loop_;
   std::unique_ptr<Machine> machine_;

@@ -77,6 +77,10 @@ TEST_F(Kvm, HugePagesAPinnedVcpuAndAPriority) {
   ASSERT_EQ(run.exit_code, 0) << run.describe();
   const auto& use = run.result["plan"]["machine"]["host_use"];
   EXPECT_EQ(use["vcpu_cpus"], nlohmann::json::parse("[0]")) << use;
+  // The kernel has read of it in CPUID: arch/x86/kernel/kvm.c, kvm_spinlock_init().
+  std::ifstream log(run.folder / "console.log");
+  const std::string console{std::istreambuf_iterator<char>(log), {}};
+  EXPECT_NE(console.find("KVM_HINTS_REALTIME"), std::string::npos) << run.describe();
 }
 
 TEST_F(Kvm, SteadyPassesUnderScxSimple) {

@@ -55,8 +55,8 @@ std::string last_line_of(std::string text) {
 bool stood_still(const VmRun& run) {
   constexpr std::uint64_t kLongBootNs = 50'000'000'000;
   std::error_code error;
-  return run.exit_code == 10 && run.result.is_object() && run.result.contains("host") &&
-         run.result["host"].value("wall_ns", std::uint64_t{0}) > kLongBootNs &&
+  return run.exit_code == 10 && run.reason_kind() == "boot-timeout" && run.result.is_object() &&
+         run.result.contains("host") && run.result["host"].value("wall_ns", std::uint64_t{0}) > kLongBootNs &&
          fs::file_size(run.folder / "console.log", error) == 0;
 }
 
@@ -145,7 +145,11 @@ VmRun VmTest::run(std::vector<std::string> arguments, const std::function<void(p
   const fs::path latest = folder_ / "out" / "latest";
   if (fs::exists(latest, error)) run.folder = fs::canonical(latest, error);
   run.result = nlohmann::json::parse(slurp(run.folder / "result.json"), nullptr, false);
-  if (stood_still(run)) std::cout << "the guest stood still before its first message\n" << run.describe();
+  const auto* const test = ::testing::UnitTest::GetInstance()->current_test_info();
+  if (test != nullptr && stood_still(run))
+    std::cout << "stood still before its first message: the guest of " << test->test_suite_name() << '.'
+              << test->name() << '\n'
+              << run.describe();
   return run;
 }
 

@@ -104,8 +104,9 @@ TEST_P(Traps, PortTrapHitByTheSecondVcpuWhileTheFirstFreezes) {
 
 TEST_P(Traps, Breakpoint) {
   NEEDS_KVM();
-  if (const auto work = breakpoints_work(); !work || !*work)
-    GTEST_SKIP() << "hardware breakpoints do not arrive on this host";
+  if (const auto work = breakpoints_work(); !work || !*work) {
+    KTSTR_SKIP_OR_FAIL() << "hardware breakpoints do not arrive on this host";
+  }
   TinyGuest guest({.vcpus = 2});
   put_callers(guest, GetParam());
   set(guest, TrapKind::kBreakpoint);
@@ -190,8 +191,9 @@ TEST(Breakpoints, TheTrialsHaveAnAnswer) {
 
 TEST(Watchpoints, StopAfterTheWrite) {
   NEEDS_KVM();
-  if (const auto work = breakpoints_work(); !work || !*work)
-    GTEST_SKIP() << "hardware breakpoints do not arrive on this host";
+  if (const auto work = breakpoints_work(); !work || !*work) {
+    KTSTR_SKIP_OR_FAIL() << "hardware breakpoints do not arrive on this host";
+  }
   TinyGuest guest;
   MachineCode code(kCode);
   const std::uint64_t loop = code.here();

@@ -61,6 +61,19 @@ TEST_F(SnapshotTest, ACloneGoesOnWhereItsBaseStood) {
   EXPECT_EQ(base.serial, "x");
 }
 
+// What its CPUID says is part of what a clone must agree with.
+TEST_F(SnapshotTest, PinnedVcpusAreATermOfItsUse) {
+  if (usable_host_cpus() < 1) GTEST_SKIP() << "needs a whole CPU of the host";
+  const MachineCode code = MachineCode(kKernel).power_off();
+  TinyMachine plain(tiny_spec(code, 1));
+  TinyMachine pinned(tiny_spec(code, 1), {.host_use = {.vcpu_cpus = {0}}});
+  EXPECT_FALSE(plain->snapshot_terms().host.contains("pinned vCPUs"));
+  EXPECT_TRUE(pinned->snapshot_terms().host.contains("pinned vCPUs"));
+  // Of too many vCPUs for the host some wait for others, pinned or not.
+  TinyMachine many(tiny_spec(code, 4000), {.host_use = {.vcpu_cpus = {0}}});
+  EXPECT_FALSE(many->snapshot_terms().host.contains("pinned vCPUs"));
+}
+
 // Before its clone runs a single instruction, its state is that which was saved; but for clocks.
 TEST_F(SnapshotTest, AStateSurvivesUnchanged) {
   MachineCode code(kKernel);
