@@ -9,6 +9,7 @@
 
 #include <gtest/gtest.h>
 
+#include "host/machine/host_cpus.h"
 #include "tests/unit/machine/kvm/saved_guest.h"
 #include "tests/unit/machine/kvm/temp_file.h"
 #include "tests/unit/machine/kvm/virtio_driver.h"
