@@ -54,7 +54,7 @@ class Reader {
       return check_count(path, value);
     };
     const auto& m = message_;
-    for (auto& taken :
+    for (const auto& taken :
          {take("numa_nodes", m.has_numa_nodes(), m.numa_nodes(), topology_.numa_nodes),
           take("llcs", m.has_llcs(), m.llcs(), topology_.llcs),
           take("cores_per_llc", m.has_cores_per_llc(), m.cores_per_llc(), topology_.cores_per_llc),
