@@ -28,13 +28,16 @@ bool have_kvm() {
   return static_cast<bool>(kvm);
 }
 
-class BrokenGuests : public VmTest {
+class NeedsKvm : public VmTest {
  protected:
   void SetUp() override {
     VmTest::SetUp();
     if (!have_kvm()) GTEST_SKIP() << "not available: /dev/kvm";
   }
+};
 
+class BrokenGuests : public NeedsKvm {
+ protected:
   // Runs the kernel 7.2 that begins with `program`, which is given its address.
   VmRun run_program(const std::function<void(MachineCode&)>& program) {
     const std::string packaged = kernel("7.2");
@@ -121,13 +124,7 @@ TEST_F(BrokenGuests, ATripleFaultBeforeTheFirstWordIsExit10) {
 }
 
 // What the host may refuse, of the whole program: nothing of the run is left but its words.
-class BrokenHost : public VmTest {
- protected:
-  void SetUp() override {
-    VmTest::SetUp();
-    if (!have_kvm()) GTEST_SKIP() << "not available: /dev/kvm";
-  }
-};
+class BrokenHost : public NeedsKvm {};
 
 TEST_F(BrokenHost, ACapabilityThatIsMissingIsExit20ByName) {
   KTSTR_NEEDS(kernel_72, kernel("7.2"));
